@@ -1,0 +1,85 @@
+"""From epochs, steps or samples to the length of each phase in (fractional) steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pyphase.errors import PhaseError, check_whole, shown
+from pyphase.phase import TrainingPhase
+
+__all__ = ["batch_sizes", "epoch_sizes", "loader_length", "phase_lengths"]
+
+
+def phase_lengths(
+    phases: Sequence[TrainingPhase],
+    steps_per_epoch: Sequence[int | None],
+    batch_size: Sequence[int | None],
+) -> list[float]:
+    """Return the length of each phase in steps: a whole number only where it was given so."""
+    lengths: list[float] = []
+    for index, phase in enumerate(phases):
+        label = f"phase {index}" if phase.name is None else f"phase {index} ({phase.name!r})"
+        per_epoch, per_batch = steps_per_epoch[index], batch_size[index]
+        if phase.steps is not None:
+            lengths.append(float(phase.steps))
+        elif phase.samples is not None:
+            if per_batch is None:
+                raise PhaseError(f"{label}: `samples` (={phase.samples}) needs a `batch_size`")
+            lengths.append(phase.samples / per_batch)
+        elif phase.epochs is not None:
+            if per_epoch is None:
+                raise PhaseError(
+                    f"{label}: `epochs` (={phase.epochs}) needs `steps_per_epoch` "
+                    "(or give the phase `steps`, or a loader with a length as `data`)"
+                )
+            lengths.append(float(phase.epochs) * per_epoch)
+    return lengths
+
+
+def epoch_sizes(phases: Sequence[TrainingPhase], given: Any) -> tuple[int | None, ...]:
+    """Return the steps per epoch of each phase: its loader's length, else what was given."""
+    sizes = _one_per_phase("steps_per_epoch", given, phases)
+    known = [loader_length(phase.data) for phase in phases]
+    return tuple(size if found is None else found for found, size in zip(known, sizes, strict=True))
+
+
+def batch_sizes(phases: Sequence[TrainingPhase], given: Any) -> tuple[int | None, ...]:
+    """Return the batch size of each phase: its loader's, else what was given."""
+    sizes = _one_per_phase("batch_size", given, phases)
+    known = [getattr(phase.data, "batch_size", None) for phase in phases]
+    return tuple(size if found is None else found for found, size in zip(known, sizes, strict=True))
+
+
+def loader_length(loader: Any) -> int | None:
+    """Return the number of batches of a loader, None where it has no length."""
+    try:
+        length = len(loader)
+    except TypeError:
+        return None
+    if length < 1:
+        raise PhaseError(f"`data` (={shown(loader)}) must have at least one batch, it has none")
+    return length
+
+
+def _one_per_phase(name: str, sizes: Any, phases: Sequence[TrainingPhase]) -> list[int | None]:
+    if sizes is None:
+        return [None] * len(phases)
+    if not isinstance(sizes, Sequence) or isinstance(sizes, str):
+        return [check_whole(name, sizes)] * len(phases)
+    checked = [
+        None if size is None else check_whole(f"{name}[{i}]", size) for i, size in enumerate(sizes)
+    ]
+    if len(checked) == len(phases):
+        return checked
+    seen: list[Any] = []
+    for phase in phases:
+        if phase.data is not None and not any(phase.data is data for data in seen):
+            seen.append(phase.data)
+    if len(checked) != len(seen):
+        raise PhaseError(
+            f"`{name}` (={shown(sizes)}) must be an int, or one per phase ({len(phases)})"
+            + (f", or one per data set ({len(seen)})" if seen else "")
+        )
+    position = {id(data): size for data, size in zip(seen, checked, strict=True)}
+    return [position.get(id(phase.data)) for phase in phases]

@@ -1,0 +1,235 @@
+"""A compiled plan: every value of a run as a pure function of the integer step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyphase import _core, plan_json, plan_text
+from pyphase.errors import PhaseError, check_whole, shown
+from pyphase.lengths import batch_sizes, epoch_sizes, phase_lengths
+from pyphase.opt_fn import OptFn, same
+from pyphase.phase import Key, TrainingPhase
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Plan"]
+
+
+class Plan:
+    """Compile phases to integer steps; ask for any value at any step.
+
+    Phase p covers the steps [begin_p, begin_p + n_p). Its boundaries are the cumulative lengths of
+    the phases in steps, rounded up once. Step k has the value of the phase's curve at
+    (k - begin_p)/n_p; after the last step, values hold at the end of the last curve.
+
+    A plan is immutable. Its memory grows with the number of phases, not of steps, and a look-up
+    takes logarithmic time: plans of 10^9 steps or of 10^5 phases are no special case.
+
+    Args:
+        phases: a sequence of :class:`TrainingPhase`.
+        steps_per_epoch: an int, or a sequence with one per phase (or one per data set, in order of
+            first use). Not needed for phases with a length in steps or samples, or whose ``data``
+            is a loader with a length.
+        batch_size: as ``steps_per_epoch``; only for phases with a length in ``samples``.
+
+    Raises:
+        PhaseError: a length is unknown, a phase comes out with no step, or two values name
+            different numbers of parameter groups.
+
+    Example:
+        >>> from pyphase import DecayType, TrainingPhase
+        >>> plan = Plan(
+        ...     [
+        ...         TrainingPhase(epochs=0.5, lr=(0.0, 1.0), lr_decay=DecayType.LINEAR),
+        ...         TrainingPhase(epochs=1, lr=1.0, lr_decay=DecayType.COSINE),
+        ...     ],
+        ...     steps_per_epoch=4,
+        ... )
+        >>> plan.total_steps, plan.phase_at(2)
+        (6, 1)
+        >>> [round(plan.values_at(step)["lr"], 4) for step in range(7)]
+        [0.0, 0.5, 1.0, 0.8536, 0.5, 0.1464, 0.0]
+    """
+
+    def __init__(
+        self,
+        phases: Sequence[TrainingPhase],
+        steps_per_epoch: int | Sequence[int] | None = None,
+        batch_size: int | Sequence[int] | None = None,
+    ) -> None:
+        self.phases = _check_phases(phases)
+        self.steps_per_epoch = epoch_sizes(self.phases, steps_per_epoch)
+        self.batch_sizes = batch_sizes(self.phases, batch_size)
+        lengths = phase_lengths(self.phases, self.steps_per_epoch, self.batch_sizes)
+        ends = _core.phase_ends(lengths)
+        self.spans = tuple(zip([0, *ends[:-1]], ends, strict=True))
+        for index, (begin, end) in enumerate(self.spans):
+            if begin == end:
+                raise PhaseError(
+                    f"{self.label(index)}: its length of {lengths[index]:.6g} steps has no step of "
+                    f"its own after rounding up (begin {begin}, end {end}); make it longer"
+                )
+        if ends[-1] >= 2**53:
+            raise PhaseError(f"the plan has {ends[-1]} steps; it must have fewer than 2**53")
+        self.groups = _count_groups(self)
+        self.keys = _label_keys(self.phases)
+        self.opt_fns = _resolve_opt_fns(self.phases)
+        self._core = self.compile(self.groups)
+
+    @property
+    def total_steps(self) -> int:
+        """Number of optimizer steps of the whole plan."""
+        return self.spans[-1][1]
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything that decides a run: steps, curves, optimizers, data names."""
+        return plan_json.digest(self)
+
+    def label(self, index: int) -> str:
+        """Return how messages call a phase: ``phase 2 ('cool')``."""
+        name = self.phases[index].name
+        return f"phase {index}" if name is None else f"phase {index} ({name!r})"
+
+    def changes_optimizer(self, index: int) -> bool:
+        """Tell whether another optimizer takes over at the start of phase ``index``."""
+        before, now = self.opt_fns[index - 1], self.opt_fns[index]
+        if index == 0 or now is None:
+            return False
+        return before is None or not same(before, now)
+
+    def phase_at(self, step: int) -> int:
+        """Return the index of the phase that holds ``step``; past the end, the last one."""
+        return int(self._core.phase_at(check_whole("step", step, least=0)))
+
+    def values_at(self, step: int) -> dict[Key, float | tuple[float, ...]]:
+        """Return the values of ``step``: a float each, or a tuple with one per parameter group.
+
+        Keys are ``"lr"``, ``"momentum"``, ``"beta"``, ``"weight_decay"``,
+        ``"decoupled_weight_decay"`` and those of ``values``. A key that the step's phase does not
+        set is left out.
+        """
+        check_whole("step", step, least=0)
+        values: dict[Key, float | tuple[float, ...]] = {}
+        for track, key in enumerate(self.keys):
+            found = self._core.values(track, step)
+            if found:
+                values[key] = found[0] if len(found) == 1 else tuple(found)
+        return values
+
+    def table(self, key: Key, steps: Any = None) -> NDArray[np.float64]:
+        """Return the values of one key: float64 of shape (total_steps, groups).
+
+        Args:
+            key: one of ``plan.keys``, or the name of a function key.
+            steps: 1-d ints >= 0: only these steps, in this order. A table of a very long plan is
+                large; a few thousand steps are enough for a plot.
+
+        The bits are those of :meth:`values_at`; NaN where a phase does not set the key.
+        """
+        track = self._track(key)
+        if steps is None:
+            return np.asarray(self._core.table(track, 0, self.total_steps))
+        wanted = np.asarray(steps)
+        if wanted.ndim != 1 or (wanted.size and not np.issubdtype(wanted.dtype, np.integer)):
+            raise TypeError(f"`steps` must be a 1-d array of ints, got {shown(steps)}")
+        if wanted.size and not 0 <= int(wanted.min()) <= int(wanted.max()) < 2**53:
+            raise PhaseError(f"`steps` (={shown(steps)}) must be >= 0 and < 2**53")
+        return np.asarray(self._core.gather(track, wanted.astype(np.int64)))
+
+    def plot(self, *, show_text: bool = True, show_moms: bool = True) -> Figure:
+        """Draw every scheduled value over the steps, before any training."""
+        from pyphase.plot import plot_plan
+
+        return plot_plan(self, show_text=show_text, show_moms=show_moms)
+
+    def to_json(self) -> str:
+        """Return the plan as JSON text. Functions and loaders are kept by name only."""
+        return plan_json.dump(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read a plan that :meth:`to_json` wrote.
+
+        Functions and loaders come back as names: such a plan can be looked up, plotted and
+        compared, and trained where it needs none of them.
+        """
+        return cls(**plan_json.load(text))
+
+    def diff(self, other: Plan) -> list[str]:
+        """Return one line per difference that changes the run; empty for equal plans."""
+        return plan_json.diff(self, other)
+
+    def compile(self, groups: int) -> _core.Plan:
+        """Return the C++ plan for ``groups`` parameter groups."""
+        tracks = [
+            [[] if key not in p.tracks else p.tracks[key].forms() for p in self.phases]
+            for key in self.keys
+        ]
+        return _core.Plan([end for _, end in self.spans], groups, tracks)
+
+    def _track(self, key: Key) -> int:
+        for track, (known, label) in enumerate(self.keys.items()):
+            if key in (known, label):
+                return track
+        raise PhaseError(f"`key` (={shown(key)}) must be one of {list(self.keys.values())}")
+
+    def __repr__(self) -> str:
+        return plan_text.render(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Plan, (self.phases, self.steps_per_epoch, self.batch_sizes)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
+        return self
+
+
+def _check_phases(phases: Any) -> tuple[TrainingPhase, ...]:
+    if isinstance(phases, TrainingPhase):
+        raise TypeError("`phases` must be a sequence of TrainingPhase, got a single one")
+    if not isinstance(phases, Sequence) or isinstance(phases, str):
+        raise TypeError(f"`phases` must be a sequence of TrainingPhase, got {shown(phases)}")
+    if not phases:
+        raise PhaseError("`phases` (=[]) must hold at least one phase")
+    for index, phase in enumerate(phases):
+        if not isinstance(phase, TrainingPhase):
+            raise TypeError(f"phases[{index}] must be a TrainingPhase, got {shown(phase)}")
+    return tuple(phases)
+
+
+def _count_groups(plan: Plan) -> int:
+    groups, first = 1, ""
+    for index, phase in enumerate(plan.phases):
+        for key, curve in phase.tracks.items():
+            if curve.width == 1 or curve.width == groups:
+                continue
+            where = f"{plan.label(index)}: `{plan_text.key_name(key)}`"
+            if groups > 1:
+                raise PhaseError(
+                    f"{where} names {curve.width} parameter groups, but {first} names {groups}"
+                )
+            groups, first = curve.width, where
+    return groups
+
+
+def _label_keys(phases: Sequence[TrainingPhase]) -> dict[Key, str]:
+    labels: dict[Key, str] = {}
+    for key in {key: None for phase in phases for key in phase.tracks}:
+        label = plan_text.key_name(key)
+        taken = list(labels.values())
+        same_name = sum(name == label or name.startswith(f"{label} #") for name in taken)
+        labels[key] = label if not same_name else f"{label} #{same_name + 1}"
+    return labels
+
+
+def _resolve_opt_fns(phases: Sequence[TrainingPhase]) -> tuple[OptFn | None, ...]:
+    resolved: list[OptFn | None] = []
+    for phase in phases:
+        current = resolved[-1] if resolved else None
+        resolved.append(current if phase.opt_fn is None else phase.opt_fn)
+    return tuple(resolved)

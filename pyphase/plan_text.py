@@ -1,0 +1,105 @@
+"""Plans as text: the names of keys, curves and data, and the table that ``repr`` shows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pyphase.curves import Curve
+from pyphase.opt_fn import name_of
+from pyphase.phase import Key
+
+if TYPE_CHECKING:
+    from pyphase.plan import Plan
+
+__all__ = ["curve_text", "data_name", "key_name", "render"]
+
+_HEAD, _TAIL = 24, 6  # phases shown of a long plan
+_DECOUPLED = "decoupled_weight_decay"  # shown in the column of weight_decay
+
+
+def key_name(key: Key) -> str:
+    """Return the name of a track: the key itself, or the function's name."""
+    return key if isinstance(key, str) else _function_name(key)
+
+
+def data_name(data: Any) -> str | None:
+    """Return a short name for a phase's data: its ``name``, or what it is made of."""
+    if data is None:
+        return None
+    name = getattr(data, "name", None)
+    if isinstance(name, str):
+        return name
+    dataset = getattr(data, "dataset", None)
+    if dataset is not None:
+        batch = getattr(data, "batch_size", None)
+        size = "" if batch is None else f", batch {batch}"
+        return f"{data_name(dataset) or 'data'}{size}"
+    if callable(data) and not hasattr(data, "__getitem__"):
+        return _function_name(data)
+    length = f"({len(data)})" if hasattr(data, "__len__") else ""
+    return f"{type(data).__name__}{length}"
+
+
+def curve_text(curve: Curve) -> str:
+    """Return a curve in a few characters: ``0.01``, ``0.1 -> 0 cosine``."""
+    start, end = curve.ends
+    if start == end and type(curve).__name__ != "Table":
+        return _number_text(start)
+    return f"{_number_text(start)} -> {_number_text(end)} {type(curve).__name__.lower()}"
+
+
+def render(plan: Plan) -> str:
+    """Return the table of phases: steps, optimizer, values, data."""
+    labels = [label for label in plan.keys.values() if label != _DECOUPLED]
+    header = ["#", "name", "steps", "optimizer", *labels, "data"]
+    shown = list(range(len(plan.phases)))
+    if len(shown) > _HEAD + _TAIL:
+        shown = shown[:_HEAD] + shown[-_TAIL:]
+    rows = [_row(plan, index) for index in shown]
+    used = [i for i in range(len(header)) if i == 2 or any(row[i] for row in rows)]
+    lines = _align([[row[i] for i in used] for row in [header, *rows]])
+    if len(shown) < len(plan.phases):
+        lines.insert(1 + _HEAD, f"... {len(plan.phases) - len(shown)} more phases")
+    phases = "1 phase" if len(plan.phases) == 1 else f"{len(plan.phases)} phases"
+    return "\n".join([f"Plan: {phases}, {plan.total_steps} steps", *lines])
+
+
+def _row(plan: Plan, index: int) -> list[str]:
+    phase, (begin, end), opt_fn = plan.phases[index], plan.spans[index], plan.opt_fns[index]
+    cells = {plan.keys[key]: curve_text(curve) for key, curve in phase.tracks.items()}
+    if _DECOUPLED in cells:
+        cells["weight_decay"] = f"{cells[_DECOUPLED]} decoupled"
+    return [
+        str(index),
+        phase.name or "",
+        f"{begin}..{end - 1}",
+        "" if opt_fn is None else name_of(opt_fn),
+        *[cells.get(label, "") for label in plan.keys.values() if label != _DECOUPLED],
+        data_name(phase.data) or "",
+    ]
+
+
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def _number_text(value: float | tuple[float, ...]) -> str:
+    if not isinstance(value, tuple):
+        return f"{value:.3g}"
+    if len(value) > 3:
+        return f"[{value[0]:.3g}..{value[-1]:.3g}]"
+    return f"[{' '.join(f'{item:.3g}' for item in value)}]"
+
+
+def _function_name(function: Any) -> str:
+    if isinstance(function, functools.partial):
+        given = [repr(arg) for arg in function.args]
+        given += [f"{key}={value!r}" for key, value in function.keywords.items()]
+        return f"{_function_name(function.func)}({', '.join(given)})"[:60]
+    name = getattr(function, "__name__", type(function).__name__)
+    return str(name).replace("<lambda>", "lambda")
