@@ -1,9 +1,84 @@
-"""Training phases for any PyTorch loop."""
+"""Training phases for any PyTorch loop.
+
+Declare a run as :class:`TrainingPhase` objects, or take a recipe; look at the :class:`Plan`; train
+with :class:`PhaseScheduler` in a loop of your own, with :class:`PhaseLoop`, or with a
+:class:`Learner`.
+"""
 
 import torch  # noqa: F401  (first, so that one OpenMP pool serves torch and the extension)
 
+from pyphase.apply.loop import PhaseLoop
+from pyphase.apply.scheduler import PhaseScheduler
+from pyphase.callbacks import Callback, Checkpoint
+from pyphase.curves import (
+    Constant,
+    Cosine,
+    Exponential,
+    InverseSqrt,
+    Linear,
+    OneMinusSqrt,
+    Polynomial,
+    Rex,
+    Table,
+)
 from pyphase.errors import PhaseError
+from pyphase.learner import Learner, accuracy
+from pyphase.lr_finder import LRFinderResult, lr_find
+from pyphase.optim import LARS
+from pyphase.overlay import overlay
 from pyphase.phase import DecayType, TrainingPhase
 from pyphase.plan import Plan
+from pyphase.recipes import (
+    cyclical,
+    flat_cosine,
+    inverse_sqrt,
+    lr_range_test,
+    one_cycle,
+    phases_1cycle,
+    phases_sgdr,
+    polynomial_decay,
+    rex,
+    step_decay,
+    warmup_cosine,
+    warmup_linear,
+    wsd,
+)
 
-__all__ = ["DecayType", "PhaseError", "Plan", "TrainingPhase"]
+__all__ = [
+    "LARS",
+    "Callback",
+    "Checkpoint",
+    "Constant",
+    "Cosine",
+    "DecayType",
+    "Exponential",
+    "InverseSqrt",
+    "LRFinderResult",
+    "Learner",
+    "Linear",
+    "OneMinusSqrt",
+    "PhaseError",
+    "PhaseLoop",
+    "PhaseScheduler",
+    "Plan",
+    "Polynomial",
+    "Rex",
+    "Table",
+    "TrainingPhase",
+    "accuracy",
+    "cyclical",
+    "flat_cosine",
+    "inverse_sqrt",
+    "lr_find",
+    "lr_range_test",
+    "one_cycle",
+    "overlay",
+    "phases_1cycle",
+    "phases_sgdr",
+    "polynomial_decay",
+    "rex",
+    "step_decay",
+    "warmup_cosine",
+    "warmup_linear",
+    "wsd",
+]

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_Form = tuple[int, float, float, float, list[float]]
+_Form = tuple[int, float, float, float, list[float], float, float]
 _Slot = tuple[int, str, int, list[Any]]
 
 def phase_ends(lengths: Sequence[float]) -> list[int]: ...

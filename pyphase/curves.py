@@ -27,13 +27,14 @@ __all__ = [
     "InverseSqrt",
     "Linear",
     "OneMinusSqrt",
+    "Part",
     "Polynomial",
     "Rex",
     "Table",
 ]
 
 Number: TypeAlias = float | tuple[float, ...]
-Form: TypeAlias = tuple[int, float, float, float, list[float]]
+Form: TypeAlias = tuple[int, float, float, float, list[float], float, float]
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,11 @@ class Curve:
 
     def forms(self) -> list[Form]:
         """Return the curve of each group as the C++ core takes it."""
+        if self.shape < 0:
+            raise TypeError(f"{type(self).__name__} has no closed form: use Table.sample")
         start, end = (_as_tuple(value) for value in self.ends)
         pairs = zip(_spread(start, self.width), _spread(end, self.width), strict=True)
-        return [(self.shape, s, e, self.param, self.knots) for s, e in pairs]
+        return [(self.shape, s, e, self.param, self.knots, 0.0, 1.0) for s, e in pairs]
 
     def __call__(self, fraction: float) -> float | tuple[float, ...]:
         at = check_fraction("fraction", fraction)
@@ -97,7 +100,7 @@ class _Blend(Curve):
         return self.start, self.end  # type: ignore[attr-defined]
 
     def _check_pairs(self, accepts: Callable[[float, float], bool], expected: str) -> None:
-        for _, start, end, _, _ in self.forms():
+        for _, start, end, *_ in self.forms():
             if not accepts(start, end):
                 raise PhaseError(f"{type(self).__name__} from {start} to {end}: {expected}")
 
@@ -333,15 +336,60 @@ class Table(Curve):
         return list(self.values)
 
 
+@dataclass(frozen=True)
+class Part(Curve):
+    """Cover a part of another curve, as where a phase is cut in two.
+
+    v(f) = curve(begin + (end - begin) * f)
+
+    Args:
+        curve: any other curve.
+        begin, end: fractions of it, 0 <= begin < end <= 1.
+
+    Example:
+        >>> Part(Linear(0.0, 1.0), 0.5, 0.75)(0.0)
+        0.5
+    """
+
+    curve: Curve
+    begin: float
+    end: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.curve, Curve) or type(self.curve) in (Curve, _Blend, Part):
+            raise TypeError(f"`curve` must be a curve other than Part, got {shown(self.curve)}")
+        begin, end = check_fraction("begin", self.begin), check_fraction("end", self.end)
+        if begin >= end:
+            raise PhaseError(f"`begin` (={begin}) must be < `end` (={end})")
+        object.__setattr__(self, "begin", begin)
+        object.__setattr__(self, "end", end)
+
+    @property
+    def width(self) -> int:
+        return self.curve.width
+
+    @property
+    def ends(self) -> tuple[Number, Number]:
+        return self.curve(self.begin), self.curve(self.end)
+
+    def forms(self) -> list[Form]:
+        return [(*form[:5], self.begin, self.end) for form in self.curve.forms()]
+
+
 def check_numbers(name: str, value: Any) -> Number:
     """Return a number as a float, a sequence (list, tuple, 1-d array or tensor) as a tuple."""
-    if hasattr(value, "tolist") and not isinstance(value, np.generic):
-        value = value.tolist()  # an array or a tensor
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes | range):
+    try:
+        if hasattr(value, "tolist") and not isinstance(value, np.generic):
+            value = value.tolist()  # an array or a tensor
+        is_one = not isinstance(value, Sequence) or isinstance(value, str | bytes | range)
+        items = [] if is_one else list(value)
+    except Exception as error:  # a tensor without data, or somebody's sequence
+        raise TypeError(f"`{name}` must be a number or numbers, got {shown(value)}") from error
+    if is_one:
         return check_number(name, value)
-    if not value:
+    if not items:
         raise PhaseError(f"`{name}` (={shown(value)}) must not be empty")
-    return tuple(check_number(f"{name}[{i}]", item) for i, item in enumerate(value))
+    return tuple(check_number(f"{name}[{i}]", item) for i, item in enumerate(items))
 
 
 def _as_tuple(value: Number) -> tuple[float, ...]:

@@ -28,7 +28,8 @@ def check_number(name: str, value: Any) -> float:
         TypeError: it is not a real number (a bool is not one).
         PhaseError: it is NaN or infinite.
     """
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
+    not_numbers = bool | np.bool_ | np.timedelta64  # the last is a np.number
+    if isinstance(value, not_numbers) or not isinstance(value, int | float | np.number):
         raise TypeError(f"`{name}` must be a number, got {shown(value)}")
     if isinstance(value, complex | np.complexfloating):
         raise TypeError(f"`{name}` must be a real number, got {shown(value)}")
@@ -59,7 +60,8 @@ def check_fraction(name: str, value: Any, *, closed: bool = True) -> float:
 
 def check_whole(name: str, value: Any, *, least: int = 1) -> int:
     """Return ``value`` as an int of at least ``least`` (and below 2**53, exact in a double)."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+    not_numbers = bool | np.bool_ | np.timedelta64  # the last is a np.integer
+    if isinstance(value, not_numbers) or not isinstance(value, int | np.integer):
         raise TypeError(f"`{name}` must be an int, got {shown(value)}")
     if not least <= value < 2**53:
         raise PhaseError(f"`{name}` (={shown(value)}) must be >= {least} and < 2**53")

@@ -8,7 +8,14 @@ from typing import Any
 from pyphase.errors import PhaseError, check_whole, shown
 from pyphase.phase import TrainingPhase
 
-__all__ = ["batch_sizes", "epoch_sizes", "loader_length", "phase_lengths"]
+__all__ = [
+    "batch_sizes",
+    "epoch_sizes",
+    "loader_length",
+    "phase_lengths",
+    "train_part",
+    "valid_part",
+]
 
 
 def phase_lengths(
@@ -47,19 +54,43 @@ def epoch_sizes(phases: Sequence[TrainingPhase], given: Any) -> tuple[int | None
 def batch_sizes(phases: Sequence[TrainingPhase], given: Any) -> tuple[int | None, ...]:
     """Return the batch size of each phase: its loader's, else what was given."""
     sizes = _one_per_phase("batch_size", given, phases)
-    known = [getattr(phase.data, "batch_size", None) for phase in phases]
+    known = [_batch_size(train_part(phase.data)) for phase in phases]
     return tuple(size if found is None else found for found, size in zip(known, sizes, strict=True))
 
 
 def loader_length(loader: Any) -> int | None:
     """Return the number of batches of a loader, None where it has no length."""
     try:
-        length = len(loader)
-    except TypeError:
+        length = len(train_part(loader))
+    except (TypeError, NotImplementedError):
         return None
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        raise PhaseError(f"`data` (={shown(loader)}) has no length: {text}") from error
     if length < 1:
         raise PhaseError(f"`data` (={shown(loader)}) must have at least one batch, it has none")
     return length
+
+
+def train_part(data: Any) -> Any:
+    """Return the training loader of a loader, a (training, validation) pair, or fastai's data."""
+    if isinstance(data, tuple) and len(data) == 2:
+        return data[0]
+    return getattr(data, "trn_dl", data)
+
+
+def valid_part(data: Any) -> Any:
+    """Return the validation loader that goes with :func:`train_part`, None where there is none."""
+    if isinstance(data, tuple) and len(data) == 2:
+        return data[1]
+    return getattr(data, "val_dl", None)
+
+
+def _batch_size(loader: Any) -> int | None:
+    try:
+        return check_whole("batch_size", getattr(loader, "batch_size", None))
+    except (TypeError, ValueError):  # none, or something else of that name
+        return None
 
 
 def _one_per_phase(name: str, sizes: Any, phases: Sequence[TrainingPhase]) -> list[int | None]:

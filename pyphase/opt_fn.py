@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -10,7 +11,7 @@ import torch
 
 from pyphase.errors import shown
 
-__all__ = ["OptFn", "bound", "check_opt_fn", "is_sgd", "name_of", "same"]
+__all__ = ["OptFn", "argument_text", "bound", "check_opt_fn", "is_sgd", "name_of", "same"]
 
 OptFn: TypeAlias = Callable[..., torch.optim.Optimizer]
 
@@ -54,8 +55,14 @@ def name_of(opt_fn: OptFn) -> str:
     """Return a name for tables and plots: ``SGD``, ``Adam(amsgrad=True)``, ``make_opt``."""
     function, args, keywords = bound(opt_fn)
     name = str(getattr(function, "__name__", type(function).__name__)).replace("<lambda>", "lambda")
-    given = [shown(arg) for arg in args] + [f"{k}={shown(v)}" for k, v in sorted(keywords.items())]
+    given = [argument_text(arg) for arg in args]
+    given += [f"{key}={argument_text(value)}" for key, value in sorted(keywords.items())]
     return f"{name}({', '.join(given)})" if given else name
+
+
+def argument_text(value: Any) -> str:
+    """Return a bound argument in short, the same in every process: without its address."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", shown(value))
 
 
 def _equal(a: Any, b: Any) -> bool:

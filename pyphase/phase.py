@@ -13,6 +13,7 @@ from pyphase.curves import (
     Curve,
     Exponential,
     Linear,
+    Part,
     Polynomial,
     Table,
     check_numbers,
@@ -36,11 +37,12 @@ class DecayType(IntEnum):
     POLYNOMIAL = 5
 
 
-class _OneEpoch(int):
-    """The default length, told apart from a 1 that somebody wrote beside ``steps``."""
+class _Default(float):
+    """A default number, told apart from the same number that somebody wrote."""
 
 
-_ONE_EPOCH = _OneEpoch(1)
+_ONE_EPOCH = _Default(1)
+_DEFAULT_LR = _Default(1e-2)
 
 OPT_STATES = ("fresh", "keep", "map")
 
@@ -108,7 +110,7 @@ class TrainingPhase:
 
     epochs: float | None = _ONE_EPOCH
     opt_fn: OptFn | None = None
-    lr: Any = 1e-2
+    lr: Any = _DEFAULT_LR
     lr_decay: Any = DecayType.NO
     momentum: Any = None
     momentum_decay: Any = DecayType.NO
@@ -143,11 +145,12 @@ class TrainingPhase:
         if len(given) != 1:
             raise PhaseError(f"give one of `epochs`, `steps` and `samples`, got {shown(given)}")
         if self.epochs is not None:
-            check_positive("epochs", self.epochs)
-        if self.steps is not None:
-            check_whole("steps", self.steps)
-        if self.samples is not None:
-            check_whole("samples", self.samples)
+            epochs = check_positive("epochs", self.epochs)
+            if self.epochs is not _ONE_EPOCH:
+                object.__setattr__(self, "epochs", epochs)
+        for unit in ("steps", "samples"):
+            if given.get(unit) is not None:
+                object.__setattr__(self, unit, check_whole(unit, given[unit]))
 
     def _check_objects(self) -> None:
         check_opt_fn(self.opt_fn)
@@ -157,16 +160,13 @@ class TrainingPhase:
             raise PhaseError(f"`opt_state` (={shown(self.opt_state)}) must be one of {OPT_STATES}")
         if self.on_enter is not None and not callable(self.on_enter):
             raise TypeError(f"`on_enter` must be callable, got {shown(self.on_enter)}")
-        if self.data is not None and not callable(self.data) and not hasattr(self.data, "__iter__"):
-            raise TypeError(
-                f"`data` must be a loader or a function that makes one, got {shown(self.data)}"
-            )
+        check_data(self.data)
 
     def _make_tracks(self) -> dict[Key, Curve]:
         tracks: dict[Key, Curve] = {"lr": parse_value("lr", self.lr, self.lr_decay)}
         if self.momentum is not None:
             tracks["momentum"] = parse_value("momentum", self.momentum, self.momentum_decay)
-        elif self.momentum_decay != DecayType.NO:
+        elif _parse_decay("momentum", self.momentum_decay)[0] is not DecayType.NO:
             raise PhaseError("`momentum_decay` is given, but `momentum` is None")
         if self.beta is not None:
             tracks["beta"] = Constant(check_numbers("beta", self.beta))
@@ -194,13 +194,23 @@ class TrainingPhase:
         return parsed
 
 
+def check_data(data: Any) -> None:
+    """Raise TypeError unless ``data`` is None, a loader, a pair of loaders, or makes one."""
+    is_loader = hasattr(data, "__iter__") or hasattr(data, "trn_dl")
+    if isinstance(data, str | bytes) or not (data is None or callable(data) or is_loader):
+        raise TypeError(
+            "`data` must be a loader, a (training, validation) pair of loaders, an object with "
+            f"trn_dl and val_dl, or a function that makes one of these, got {shown(data)}"
+        )
+
+
 def parse_value(name: str, value: Any, decay: Any) -> Curve:
     """Return the curve that a value and its decay declare."""
     kind, power = _parse_decay(name, decay)
     if isinstance(value, Curve):
         if kind is not DecayType.NO:
             raise PhaseError(f"`{name}` is a curve already; leave `{name}_decay` at DecayType.NO")
-        value.ends  # a bare Curve raises here  # noqa: B018
+        value.forms()  # a bare Curve, or a foreign subclass, raises here
         return value
     has_end = isinstance(value, tuple)
     if has_end and len(value) != 2:
@@ -252,6 +262,7 @@ def _parse_decay(name: str, decay: Any) -> tuple[DecayType, float]:
 
 def _check_range(name: str, curve: Curve) -> None:
     limit = 1.0 if name in ("momentum", "beta") else float("inf")
+    curve = curve.curve if isinstance(curve, Part) else curve
     numbers = curve.values if isinstance(curve, Table) else curve.ends
     for number in numbers:
         for item in number if isinstance(number, tuple) else (number,):
@@ -272,5 +283,9 @@ def _check_key(key: Any, taken: Mapping[Key, Curve]) -> None:
         raise PhaseError(f"`values`: {key!r} has an argument of its own, `{own[key]}`")
     if key in taken or (key == "betas.1" and "beta" in taken):
         raise PhaseError(f"`values`: {key!r} is set by `wds` or `beta` already")
-    if name in ("params", "") or ("." in key and not element.isdecimal()):
+    if name in ("params", "") or ("." in key and not _is_index(element)):
         raise PhaseError(f"`values`: {key!r} must be 'key' or 'key.index', such as 'betas.1'")
+
+
+def _is_index(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and (text == "0" or text[0] != "0")

@@ -66,6 +66,10 @@ class Plan:
         self.steps_per_epoch = epoch_sizes(self.phases, steps_per_epoch)
         self.batch_sizes = batch_sizes(self.phases, batch_size)
         lengths = phase_lengths(self.phases, self.steps_per_epoch, self.batch_sizes)
+        if not sum(lengths) < 2**53:
+            raise PhaseError(
+                f"the plan has {sum(lengths):.6g} steps; it must have fewer than 2**53"
+            )
         ends = _core.phase_ends(lengths)
         self.spans = tuple(zip([0, *ends[:-1]], ends, strict=True))
         for index, (begin, end) in enumerate(self.spans):
@@ -74,8 +78,6 @@ class Plan:
                     f"{self.label(index)}: its length of {lengths[index]:.6g} steps has no step of "
                     f"its own after rounding up (begin {begin}, end {end}); make it longer"
                 )
-        if ends[-1] >= 2**53:
-            raise PhaseError(f"the plan has {ends[-1]} steps; it must have fewer than 2**53")
         self.groups = _count_groups(self)
         self.keys = _label_keys(self.phases)
         self.opt_fns = _resolve_opt_fns(self.phases)
@@ -135,7 +137,10 @@ class Plan:
         track = self._track(key)
         if steps is None:
             return np.asarray(self._core.table(track, 0, self.total_steps))
-        wanted = np.asarray(steps)
+        try:
+            wanted = np.asarray(steps)
+        except Exception as error:  # ragged lists, a tensor without data, somebody's array
+            raise TypeError(f"`steps` must be a 1-d array of ints, got {shown(steps)}") from error
         if wanted.ndim != 1 or (wanted.size and not np.issubdtype(wanted.dtype, np.integer)):
             raise TypeError(f"`steps` must be a 1-d array of ints, got {shown(steps)}")
         if wanted.size and not 0 <= int(wanted.min()) <= int(wanted.max()) < 2**53:
@@ -159,14 +164,35 @@ class Plan:
         Functions and loaders come back as names: such a plan can be looked up, plotted and
         compared, and trained where it needs none of them.
         """
-        return cls(**plan_json.load(text))
+        arguments = plan_json.load(text)
+        try:
+            return cls(**arguments)
+        except TypeError as error:
+            raise PhaseError(f"not a plan: {error}") from None
 
     def diff(self, other: Plan) -> list[str]:
         """Return one line per difference that changes the run; empty for equal plans."""
+        if not isinstance(other, Plan):
+            raise TypeError(f"`other` must be a Plan, got {shown(other)}")
         return plan_json.diff(self, other)
+
+    def check_same(self, saved: str, *, accept: bool = False) -> None:
+        """Raise PhaseError with the differences if ``saved`` (JSON) is another plan."""
+        other = Plan.from_json(saved)
+        if not accept and other.digest != self.digest:
+            lines = self.diff(other)
+            shown_lines = "\n  ".join(lines[:12] + ["..."] * (len(lines) > 12))
+            raise PhaseError(
+                f"the state is of another plan (this plan != saved plan):\n  {shown_lines}"
+            )
 
     def compile(self, groups: int) -> _core.Plan:
         """Return the C++ plan for ``groups`` parameter groups."""
+        check_whole("groups", groups)
+        if self.groups not in (1, groups):
+            raise PhaseError(
+                f"the plan names {self.groups} parameter groups, the optimizer has {groups}"
+            )
         tracks = [
             [[] if key not in p.tracks else p.tracks[key].forms() for p in self.phases]
             for key in self.keys
@@ -174,9 +200,10 @@ class Plan:
         return _core.Plan([end for _, end in self.spans], groups, tracks)
 
     def _track(self, key: Key) -> int:
-        for track, (known, label) in enumerate(self.keys.items()):
-            if key in (known, label):
-                return track
+        if isinstance(key, str) or callable(key):
+            for track, (known, label) in enumerate(self.keys.items()):
+                if label == key if isinstance(key, str) else known == key:
+                    return track
         raise PhaseError(f"`key` (={shown(key)}) must be one of {list(self.keys.values())}")
 
     def __repr__(self) -> str:
@@ -218,12 +245,17 @@ def _count_groups(plan: Plan) -> int:
 
 
 def _label_keys(phases: Sequence[TrainingPhase]) -> dict[Key, str]:
+    keys = {key: None for phase in phases for key in phase.tracks}
+    taken = {key for key in keys if isinstance(key, str)}  # a key is its own label
     labels: dict[Key, str] = {}
-    for key in {key: None for phase in phases for key in phase.tracks}:
-        label = plan_text.key_name(key)
-        taken = list(labels.values())
-        same_name = sum(name == label or name.startswith(f"{label} #") for name in taken)
-        labels[key] = label if not same_name else f"{label} #{same_name + 1}"
+    for key in keys:
+        label = name = plan_text.key_name(key)
+        number = 1
+        while not isinstance(key, str) and label in taken:
+            number += 1
+            label = f"{name} #{number}"
+        taken.add(label)
+        labels[key] = label
     return labels
 
 

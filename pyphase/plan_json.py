@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -25,14 +26,16 @@ __all__ = ["Named", "diff", "digest", "dump", "load"]
 
 _FORMAT = "pyphase plan 1"
 _LENGTHS = ("epochs", "steps", "samples")
-_TRACK_ARGUMENTS = {"lr": "lr", "momentum": "momentum"}
 
 
 class Named:
     """Stand for a function or loader that a JSON file knows by name only."""
 
-    def __init__(self, name: str, kind: str) -> None:
+    def __init__(self, name: str, kind: str, record: dict[str, Any] | None = None) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a {kind} must be a str, got {shown(name)}")
         self.name, self.kind, self.__name__ = name, kind, name
+        self.record = record  # an optimizer's, to be written as it was read
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise PhaseError(
@@ -63,7 +66,7 @@ def load(text: str) -> dict[str, Any]:
         raise TypeError(f"`text` must be a str of JSON, got {shown(text)}")
     try:
         record = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PhaseError(f"not a plan: {error}") from None
     if not isinstance(record, dict) or record.get("format") != _FORMAT:
         raise PhaseError(f"not a plan: `format` must be {_FORMAT!r}")
@@ -72,7 +75,7 @@ def load(text: str) -> dict[str, Any]:
         phases = [_read_phase(phase, names) for phase in record["phases"]]
         sizes = [phase["steps_per_epoch"] for phase in record["phases"]]
         batches = [phase["batch_size"] for phase in record["phases"]]
-    except (KeyError, AttributeError, TypeError) as error:
+    except (KeyError, AttributeError, TypeError, RecursionError) as error:
         raise PhaseError(f"not a plan: {type(error).__name__}: {error}") from None
     return {"phases": phases, "steps_per_epoch": sizes, "batch_size": batches}
 
@@ -130,15 +133,19 @@ def _records(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _write_curve(curve: curves.Curve) -> dict[str, Any]:
-    fields = dataclasses.fields(curve)
-    return {"curve": type(curve).__name__} | {f.name: getattr(curve, f.name) for f in fields}
+    values = {field.name: getattr(curve, field.name) for field in dataclasses.fields(curve)}
+    if isinstance(curve, curves.Part):
+        values["curve"] = _write_curve(curve.curve)
+    return {"shape": type(curve).__name__} | values
 
 
 def _read_curve(record: dict[str, Any]) -> curves.Curve:
-    kind = record["curve"]
+    kind = record["shape"]
     if kind not in curves.__all__ or kind == "Curve":
         raise PhaseError(f"not a plan: there is no curve {shown(kind)}")
-    arguments = {k: v for k, v in record.items() if k not in ("curve", "function")}
+    arguments = {k: v for k, v in record.items() if k not in ("shape", "function")}
+    if kind == "Part":
+        arguments["curve"] = _read_curve(arguments["curve"])
     curve = getattr(curves, kind)(**arguments)
     assert isinstance(curve, curves.Curve)
     return curve
@@ -148,24 +155,17 @@ def _read_phase(record: dict[str, Any], names: dict[str, Named]) -> TrainingPhas
     def named(kind: str, name: str | None) -> Named | None:
         return None if name is None else names.setdefault(f"{kind} {name}", Named(name, kind))
 
-    tracks = {name: _read_curve(value) for name, value in record["values"].items()}
-    arguments: dict[str, Any] = {k: tracks.pop(k) for k in _TRACK_ARGUMENTS if k in tracks}
-    decoupled = tracks.pop("decoupled_weight_decay", None)
-    weight_decay = tracks.pop("weight_decay", None)
-    decay = weight_decay if decoupled is None else decoupled
-    if isinstance(decay, curves.Constant):
-        arguments["wds"] = _as_list(decay.value)
-    elif decay is not None:
-        tracks["weight_decay"] = decay
-    beta = tracks.pop("beta", None)
-    if isinstance(beta, curves.Constant):
-        arguments["beta"] = _as_list(beta.value)
     values: dict[Key, Any] = {}
-    for name, curve in tracks.items():
-        function = record["values"][name]["function"]
-        key = named("function", name) if function else name
+    for name, value in record["values"].items():
+        key = named("function", name) if value["function"] else name
         assert key is not None
-        values[key] = curve
+        values[key] = _read_curve(value)
+    arguments: dict[str, Any] = {"lr": values.pop("lr"), "momentum": values.pop("momentum", None)}
+    if "beta" in values:
+        arguments["beta"] = _constant("beta", values.pop("beta"))
+    if not record["wd_loss"] and {"decoupled_weight_decay", "weight_decay"} <= values.keys():
+        arguments["wds"] = _constant("wds", values.pop("decoupled_weight_decay"))
+        values.pop("weight_decay")  # 0: TrainingPhase puts it back
     return TrainingPhase(
         opt_fn=_read_opt_fn(record["optimizer"], names),
         wd_loss=record["wd_loss"],
@@ -174,18 +174,22 @@ def _read_phase(record: dict[str, Any], names: dict[str, Named]) -> TrainingPhas
         opt_state=record["opt_state"],
         name=record["name"],
         on_enter=named("function", record["on_enter"]),
-        **{"epochs": None} | record["length"],
+        **{unit: record["length"].get(unit) for unit in _LENGTHS},
         **arguments,
     )
 
 
-def _as_list(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _constant(name: str, curve: curves.Curve) -> Any:
+    if not isinstance(curve, curves.Constant):
+        raise PhaseError(f"not a plan: `{name}` must be constant, got {curve}")
+    return list(curve.value) if isinstance(curve.value, tuple) else curve.value
 
 
 def _write_opt_fn(opt_fn: OptFn | None) -> dict[str, Any] | None:
     if opt_fn is None:
         return None
+    if isinstance(opt_fn, Named):
+        return opt_fn.record
     function, args, keywords = bound(opt_fn)
     record: dict[str, Any] = {"name": name_of(opt_fn)}
     if isinstance(function, type) and not args:
@@ -193,6 +197,7 @@ def _write_opt_fn(opt_fn: OptFn | None) -> dict[str, Any] | None:
             plain = json.loads(json.dumps(keywords, allow_nan=False))
         except (TypeError, ValueError):
             return record
+        record["name"] = name_of(functools.partial(function, **plain))  # as it will be read
         record |= {"class": f"{function.__module__}:{function.__qualname__}", "keywords": plain}
     return record
 
@@ -203,11 +208,12 @@ def _read_opt_fn(record: dict[str, Any] | None, names: dict[str, Named]) -> OptF
     module_name, _, qualname = record.get("class", "").partition(":")
     # Only torch's and pyphase's own modules are imported on a file's word.
     if module_name.split(".")[:2] == ["torch", "optim"] or module_name == "pyphase.optim":
-        importlib.import_module(module_name)
+        with contextlib.suppress(ImportError, ValueError):  # another version's module
+            importlib.import_module(module_name)
     found = getattr(sys.modules.get(module_name), qualname, None)
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
-        name = record["name"]
-        return names.setdefault(f"optimizer {name}", Named(name, "optimizer"))
+        stand_in = Named(record["name"], "optimizer", record)
+        return names.setdefault(f"optimizer {json.dumps(record, sort_keys=True)}", stand_in)
     keywords: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in record["keywords"].items()
     }

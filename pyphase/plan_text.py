@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyphase.curves import Curve
-from pyphase.opt_fn import name_of
+from pyphase.lengths import train_part
+from pyphase.opt_fn import argument_text, name_of
 from pyphase.phase import Key
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def data_name(data: Any) -> str | None:
     """Return a short name for a phase's data: its ``name``, or what it is made of."""
     if data is None:
         return None
+    data = train_part(data)
     name = getattr(data, "name", None)
     if isinstance(name, str):
         return name
@@ -38,8 +40,10 @@ def data_name(data: Any) -> str | None:
         return f"{data_name(dataset) or 'data'}{size}"
     if callable(data) and not hasattr(data, "__getitem__"):
         return _function_name(data)
-    length = f"({len(data)})" if hasattr(data, "__len__") else ""
-    return f"{type(data).__name__}{length}"
+    try:
+        return f"{type(data).__name__}({len(data)})"
+    except Exception:  # no length, or not yet
+        return type(data).__name__
 
 
 def curve_text(curve: Curve) -> str:
@@ -54,14 +58,14 @@ def render(plan: Plan) -> str:
     """Return the table of phases: steps, optimizer, values, data."""
     labels = [label for label in plan.keys.values() if label != _DECOUPLED]
     header = ["#", "name", "steps", "optimizer", *labels, "data"]
-    shown = list(range(len(plan.phases)))
-    if len(shown) > _HEAD + _TAIL:
-        shown = shown[:_HEAD] + shown[-_TAIL:]
-    rows = [_row(plan, index) for index in shown]
+    indices = list(range(len(plan.phases)))
+    if len(indices) > _HEAD + _TAIL:
+        indices = indices[:_HEAD] + indices[-_TAIL:]
+    rows = [_row(plan, index) for index in indices]
     used = [i for i in range(len(header)) if i == 2 or any(row[i] for row in rows)]
     lines = _align([[row[i] for i in used] for row in [header, *rows]])
-    if len(shown) < len(plan.phases):
-        lines.insert(1 + _HEAD, f"... {len(plan.phases) - len(shown)} more phases")
+    if len(indices) < len(plan.phases):
+        lines.insert(1 + _HEAD, f"... {len(plan.phases) - len(indices)} more phases")
     phases = "1 phase" if len(plan.phases) == 1 else f"{len(plan.phases)} phases"
     return "\n".join([f"Plan: {phases}, {plan.total_steps} steps", *lines])
 
@@ -98,8 +102,8 @@ def _number_text(value: float | tuple[float, ...]) -> str:
 
 def _function_name(function: Any) -> str:
     if isinstance(function, functools.partial):
-        given = [repr(arg) for arg in function.args]
-        given += [f"{key}={value!r}" for key, value in function.keywords.items()]
+        given = [argument_text(arg) for arg in function.args]
+        given += [f"{key}={argument_text(value)}" for key, value in function.keywords.items()]
         return f"{_function_name(function.func)}({', '.join(given)})"[:60]
     name = getattr(function, "__name__", type(function).__name__)
     return str(name).replace("<lambda>", "lambda")

@@ -18,8 +18,8 @@ namespace {
 using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
 using Steps = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>;
 
-// One scalar curve as Python hands it over: (shape, start, end, param, knots).
-using Form = std::tuple<int, double, double, double, std::vector<double>>;
+// One scalar curve as Python hands it over: (shape, start, end, param, knots, from, to).
+using Form = std::tuple<int, double, double, double, std::vector<double>, double, double>;
 
 Curve to_curve(const Form &form, std::vector<std::vector<double>> &knots) {
   knots.push_back(std::get<4>(form));
@@ -28,7 +28,9 @@ Curve to_curve(const Form &form, std::vector<std::vector<double>> &knots) {
           std::get<2>(form),
           std::get<3>(form),
           knots.back().data(),
-          static_cast<std::int64_t>(knots.back().size())};
+          static_cast<std::int64_t>(knots.back().size()),
+          std::get<5>(form),
+          std::get<6>(form)};
 }
 
 double evaluate(const Form &form, double fraction) {
@@ -81,11 +83,10 @@ std::vector<double> values(const Plan &plan, std::size_t track, std::int64_t ste
 
 py::object writer(
     std::shared_ptr<const Plan> plan,
-    const std::vector<std::tuple<std::size_t, py::str, Py_ssize_t, std::vector<py::object>>>
-        &slots) {
+    const std::vector<std::tuple<std::size_t, py::str, Py_ssize_t, std::vector<double>>> &slots) {
   std::vector<Slot> targets;
   for (const auto &[track, key, element, own] : slots) {
-    targets.push_back({track, key, element, own});
+    targets.push_back({track, key, 0, element, own});
   }
   return make_writer(std::move(plan), std::move(targets));
 }
@@ -100,7 +101,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("phase_ends", &phase_ends, py::arg("lengths"),
         "Step at which each phase ends: its cumulative length in steps, rounded up.");
   m.def("evaluate", &evaluate, py::arg("form"), py::arg("fraction"),
-        "Value of a curve, given as (shape, start, end, param, knots), at a fraction in [0, 1].");
+        "Value of a curve, given as (shape, start, end, param, knots, from, to), at a fraction in "
+        "[0, 1].");
   py::class_<Plan, std::shared_ptr<Plan>>(m, "Plan", "Phases and tracks, compiled to steps.")
       .def(py::init([](std::vector<std::int64_t> ends, std::int64_t num_groups,
                        const std::vector<std::vector<std::vector<Form>>> &tracks) {

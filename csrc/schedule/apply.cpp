@@ -1,5 +1,6 @@
 #include "apply.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace py = pybind11;
@@ -9,89 +10,135 @@ namespace {
 
 constexpr const char *kCapsule = "pyphase.writer";
 
+// Where one slot's values of a step come from: one for all groups, or an array with one a group.
+struct Source {
+  Slot *slot;
+  double shared;
+  const Curve *curves;
+  const double *own;
+};
+
 struct Writer {
   std::shared_ptr<const Plan> plan;
   std::vector<Slot> slots;
-  std::size_t phase = 0;  // of the last call: steps mostly come in order
-  bool fresh = true;      // nothing written yet
+  std::size_t phase = 0;        // of the last call: steps mostly come in order
+  bool fresh = true;            // nothing written yet
+  std::vector<Source> sources;  // of the step being written
+  bool busy = false;            // a tensor's fill_ is Python code that could call back
   py::str fill{"fill_"};
 };
 
-bool is_number(PyObject *object) { return PyFloat_CheckExact(object) || PyLong_CheckExact(object); }
+// A float that nothing but its container refers to can be overwritten: nobody can tell, and it is
+// several times faster than a new float and a new dictionary entry. One that somebody else may
+// have kept is replaced. (Without the GIL a count of one proves nothing.)
+bool overwrite(PyObject *number, double value) {
+#ifdef Py_GIL_DISABLED
+  return false;
+#else
+  if (!PyFloat_CheckExact(number) || Py_REFCNT(number) != 1) {
+    return false;
+  }
+  reinterpret_cast<PyFloatObject *>(number)->ob_fval = value;
+  return true;
+#endif
+}
 
 // A tensor, or anything else that is filled in place rather than replaced.
 bool is_filled(PyObject *object, PyObject *fill_name) {
-  return !is_number(object) && PyObject_HasAttr(object, fill_name) != 0;
+  const bool is_number = PyFloat_CheckExact(object) || PyLong_CheckExact(object);
+  return !is_number && PyObject_HasAttr(object, fill_name) != 0;
 }
 
-bool fill(PyObject *tensor, PyObject *value, PyObject *fill_name) {
+bool fill(PyObject *tensor, const py::object &value, PyObject *fill_name) {
   const auto result = py::reinterpret_steal<py::object>(
-      PyObject_CallMethodObjArgs(tensor, fill_name, value, nullptr));
+      PyObject_CallMethodObjArgs(tensor, fill_name, value.ptr(), nullptr));
   return static_cast<bool>(result);
 }
 
-bool write_entry(PyObject *group, PyObject *key, PyObject *value, PyObject *fill_name) {
-  PyObject *current = PyDict_GetItemWithError(group, key);
+// group[key] = value
+bool write_entry(PyObject *group, PyObject *key, PyObject *current, const py::object &value,
+                 PyObject *fill_name) {
   if (current != nullptr && is_filled(current, fill_name)) {
     return fill(current, value, fill_name);
   }
-  return PyErr_Occurred() == nullptr && PyDict_SetItem(group, key, value) == 0;
+  return PyDict_SetItem(group, key, value.ptr()) == 0;
 }
 
-bool write_element(PyObject *group, PyObject *key, Py_ssize_t element, PyObject *value,
+// group[key] = (..., value, ...)
+bool write_element(PyObject *group, const Slot &slot, PyObject *tuple, const py::object &value,
                    PyObject *fill_name) {
-  PyObject *current = PyDict_GetItemWithError(group, key);
-  if (current == nullptr || !PyTuple_Check(current) || element >= PyTuple_GET_SIZE(current)) {
-    PyErr_Format(PyExc_TypeError, "param_groups[...][%R] must be a tuple of at least %zd values",
-                 key, element + 1);
-    return false;
-  }
-  PyObject *old = PyTuple_GET_ITEM(current, element);
+  PyObject *old = PyTuple_GET_ITEM(tuple, slot.element);
   if (is_filled(old, fill_name)) {
     return fill(old, value, fill_name);
   }
-  const Py_ssize_t size = PyTuple_GET_SIZE(current);
-  const py::object tuple = py::reinterpret_steal<py::object>(PyTuple_New(size));
-  if (!tuple) {
-    return false;
-  }
-  for (Py_ssize_t i = 0; i < size; ++i) {
-    PyObject *item = i == element ? value : PyTuple_GET_ITEM(current, i);
+  const Py_ssize_t size = PyTuple_GET_SIZE(tuple);
+  const auto replaced = py::reinterpret_steal<py::object>(PyTuple_New(size));
+  for (Py_ssize_t i = 0; replaced && i < size; ++i) {
+    PyObject *item = i == slot.element ? value.ptr() : PyTuple_GET_ITEM(tuple, i);
     Py_INCREF(item);
-    PyTuple_SET_ITEM(tuple.ptr(), i, item);
+    PyTuple_SET_ITEM(replaced.ptr(), i, item);
   }
-  return PyDict_SetItem(group, key, tuple.ptr()) == 0;
+  return replaced && PyDict_SetItem(group, slot.key.ptr(), replaced.ptr()) == 0;
 }
 
-bool write_slot(const Slot &slot, PyObject *group, PyObject *value, PyObject *fill_name) {
+bool is_key(PyObject *key, const Slot &slot) {
+  return key == slot.key.ptr() ||
+         (PyUnicode_Check(key) && PyUnicode_Compare(key, slot.key.ptr()) == 0);
+}
+
+// group[key], or null: borrowed. The groups of an optimizer have their keys in the same order, so
+// the key is first looked for at its last position, without hashing.
+PyObject *find(PyObject *group, Slot &slot) {
+  PyObject *key = nullptr;
+  PyObject *value = nullptr;
+  Py_ssize_t position = slot.position;
+  if (PyDict_Next(group, &position, &key, &value) && is_key(key, slot)) {
+    return value;
+  }
+  Py_ssize_t next = 0;
+  for (position = 0; PyDict_Next(group, &next, &key, &value); position = next) {
+    if (is_key(key, slot)) {
+      slot.position = position;
+      return value;
+    }
+  }
+  return nullptr;
+}
+
+bool write_slot(Slot &slot, PyObject *group, double value, PyObject *fill_name) {
+  PyObject *current = find(group, slot);
+  if (slot.element < 0) {
+    if (current != nullptr && overwrite(current, value)) {
+      return true;
+    }
+    const auto number = py::reinterpret_steal<py::object>(PyFloat_FromDouble(value));
+    return number && write_entry(group, slot.key.ptr(), current, number, fill_name);
+  }
+  if (current == nullptr || !PyTuple_Check(current) || slot.element >= PyTuple_GET_SIZE(current)) {
+    PyErr_Format(PyExc_TypeError, "param_groups[...][%R] must be a tuple of at least %zd values",
+                 slot.key.ptr(), slot.element + 1);
+    return false;
+  }
+  if (Py_REFCNT(current) == 1 && overwrite(PyTuple_GET_ITEM(current, slot.element), value)) {
+    return true;
+  }
+  const auto number = py::reinterpret_steal<py::object>(PyFloat_FromDouble(value));
+  return number && write_element(group, slot, current, number, fill_name);
+}
+
+bool write_group(Writer &writer, PyObject *group, std::size_t g, Fractions at_step) {
   if (!PyDict_Check(group)) {
     PyErr_SetString(PyExc_TypeError, "param_groups must be a list of dicts");
     return false;
   }
-  return slot.element < 0 ? write_entry(group, slot.key.ptr(), value, fill_name)
-                          : write_element(group, slot.key.ptr(), slot.element, value, fill_name);
-}
-
-bool write_curves(const Writer &writer, const Slot &slot, PyObject *groups, Fractions at_step) {
-  const Track &track = writer.plan->tracks()[slot.track];
-  const bool shared = track.width[writer.phase] == 1;
-  py::object value;
-  for (Py_ssize_t g = 0; g < PyList_GET_SIZE(groups); ++g) {
-    if (g == 0 || !shared) {
-      value = py::reinterpret_steal<py::object>(
-          PyFloat_FromDouble(at(*track.curve(writer.phase, g), at_step.f, at_step.g)));
+  for (const Source &source : writer.sources) {
+    double value = source.shared;
+    if (source.curves != nullptr) {
+      value = at(source.curves[g], at_step.f, at_step.g);
+    } else if (source.own != nullptr) {
+      value = source.own[g];
     }
-    if (!value || !write_slot(slot, PyList_GET_ITEM(groups, g), value.ptr(), writer.fill.ptr())) {
-      return false;
-    }
-  }
-  return true;
-}
-
-bool write_own(const Writer &writer, const Slot &slot, PyObject *groups) {
-  for (Py_ssize_t g = 0; g < PyList_GET_SIZE(groups); ++g) {
-    if (!write_slot(slot, PyList_GET_ITEM(groups, g), slot.own[static_cast<std::size_t>(g)].ptr(),
-                    writer.fill.ptr())) {
+    if (!write_slot(*source.slot, group, value, writer.fill.ptr())) {
       return false;
     }
   }
@@ -108,10 +155,21 @@ bool write(Writer &writer, PyObject *groups, std::int64_t step) {
     writer.fresh = false;
   }
   const Fractions at_step = plan.fractions(writer.phase, step);
-  for (const Slot &slot : writer.slots) {
-    const bool is_set = plan.tracks()[slot.track].width[writer.phase] != 0;
-    if (is_set ? !write_curves(writer, slot, groups, at_step)
-               : entered && !write_own(writer, slot, groups)) {
+  const auto count = static_cast<Py_ssize_t>(plan.num_groups());
+  writer.sources.clear();
+  for (Slot &slot : writer.slots) {
+    const Track &track = plan.tracks()[slot.track];
+    const Curve *first = track.curve(writer.phase, 0);
+    if (first == nullptr && entered) {
+      writer.sources.push_back({&slot, 0.0, nullptr, slot.own.data()});
+    } else if (first != nullptr && track.width[writer.phase] > 1) {
+      writer.sources.push_back({&slot, 0.0, first, nullptr});
+    } else if (first != nullptr) {
+      writer.sources.push_back({&slot, at(*first, at_step.f, at_step.g), nullptr, nullptr});
+    }
+  }
+  for (Py_ssize_t g = 0; g < std::min(PyList_GET_SIZE(groups), count); ++g) {
+    if (!write_group(writer, PyList_GET_ITEM(groups, g), static_cast<std::size_t>(g), at_step)) {
       writer.fresh = true;
       return false;
     }
@@ -140,7 +198,14 @@ PyObject *call_write(PyObject *capsule, PyObject *const *arguments, Py_ssize_t c
                  static_cast<long long>(step));
     return nullptr;
   }
-  if (!write(*writer, arguments[0], step)) {
+  if (writer->busy) {
+    PyErr_SetString(PyExc_RuntimeError, "write() was called from inside itself");
+    return nullptr;
+  }
+  writer->busy = true;
+  const bool written = write(*writer, arguments[0], step);
+  writer->busy = false;
+  if (!written) {
     return nullptr;
   }
   Py_RETURN_NONE;

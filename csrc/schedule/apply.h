@@ -15,15 +15,16 @@ namespace pyphase {
 struct Slot {
   std::size_t track = 0;
   pybind11::str key;
-  Py_ssize_t element = -1;            // -1: the whole entry
-  std::vector<pybind11::object> own;  // a group each: its value in phases that do not set the track
+  Py_ssize_t position = 0;  // of the key in the dictionary, for PyDict_Next: a hint
+  Py_ssize_t element = -1;  // -1: the whole entry
+  std::vector<double> own;  // a group each: its value in phases that do not set the track
 };
 
 // write(groups, step) -> None, a builtin function that holds the plan and the slots.
 //
 // It is called once a step, so it uses CPython's own calling convention and dictionary functions:
-// pybind11's dispatcher alone takes as long as writing several groups. A number is replaced by a
-// new float; a tensor keeps its identity and is filled in place.
+// pybind11's dispatcher alone takes as long as writing several groups. A tensor keeps its identity
+// and is filled in place.
 pybind11::object make_writer(std::shared_ptr<const Plan> plan, std::vector<Slot> slots);
 
 }  // namespace pyphase

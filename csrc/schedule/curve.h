@@ -42,6 +42,10 @@ struct Curve {
   double param = 0.0;             // Polynomial: power. Rex: beta.
   const double *knots = nullptr;  // Table: num_knots values at equal distances over [0, 1].
   std::int64_t num_knots = 0;
+  double from = 0.0;  // The part of the curve that the phase covers: all of it, or a cut-out.
+  double to = 1.0;
+
+  bool is_whole() const { return from == 0.0 && to == 1.0; }
 };
 
 // sin^2(pi/2 * u) for u in [0, 1/2]: a minimax polynomial for sin on [0, pi/4] (coefficients as in
@@ -143,9 +147,11 @@ PYPHASE_INLINE double fraction(double i, double n, double inverse) {
   return std::fma(std::fma(-guess, n, i), inverse, guess);
 }
 
-// Value at the fraction f and its complement g = 1 - f.
+// Value at the fraction f of the covered part and its complement g = 1 - f.
 inline double at(const Curve &c, double f, double g) {
-  return with_form(c, [f, g](auto form) { return form(f, g); });
+  const double in_curve = c.is_whole() ? f : c.from * g + c.to * f;
+  const double left_over = c.is_whole() ? g : (1.0 - c.from) * g + (1.0 - c.to) * f;
+  return with_form(c, [=](auto form) { return form(in_curve, left_over); });
 }
 
 }  // namespace pyphase

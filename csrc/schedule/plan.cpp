@@ -59,6 +59,9 @@ void fill_vector(Form form, double i, double n, int count, double *out) {
 }
 
 void fill_block(const Curve &c, double i, double n, int count, double *out) {
+  if (!c.is_whole()) {
+    return fill([c](double f, double g) { return at(c, f, g); }, i, n, count, out);
+  }
   switch (c.shape) {
     case Shape::kLinear:
       return fill_vector(LinearForm{c}, i, n, count, out);

@@ -1,0 +1,183 @@
+"""Where a plan's values go in the parameter groups of a given optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+
+from pyphase.errors import PhaseError
+from pyphase.phase import Key
+from pyphase.plan import Plan
+
+__all__ = ["DECOUPLED", "Groups", "decay_decoupled"]
+
+DECOUPLED = "decoupled_weight_decay"
+
+
+class Groups:
+    """Write a plan's values into one optimizer's parameter groups, one C++ call a step.
+
+    Args:
+        plan: the plan.
+        optimizer: whatever has ``param_groups``; a plan for G groups needs G of them.
+        phases: the phases that this optimizer serves.
+        own: the optimizer's own values, as :attr:`own` gave them; read off the groups by default.
+
+    Raises:
+        PhaseError: a value of one of the phases is nothing that this optimizer has.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        optimizer: torch.optim.Optimizer,
+        phases: Iterable[int],
+        own: dict[str, list[Any]] | None = None,
+    ) -> None:
+        self.plan, self.optimizer = plan, optimizer
+        self.phases = tuple(phases)
+        self.count = len(optimizer.param_groups)
+        if plan.groups not in (1, self.count):
+            raise PhaseError(
+                f"the plan names {plan.groups} parameter groups, but {_class_name(optimizer)} has "
+                f"{self.count}"
+            )
+        self.slots = _find_slots(plan, optimizer, self.phases)
+        self.own = _read_own(self.slots, optimizer) if own is None else own
+        self._bind()
+        if any(key == DECOUPLED for key in self.slots):
+            _hook_decoupled(optimizer)
+
+    def _bind(self) -> None:
+        tracks = list(self.plan.keys)
+        core = self.plan.compile(self.count)
+        self._write: Callable[[list[dict[str, Any]], int], None] = core.writer(
+            [
+                (tracks.index(key), name, element, self.own[self.plan.keys[key]])
+                for key, (name, element) in self.slots.items()
+            ]
+        )
+        self._functions = [
+            (key, track) for track, key in enumerate(tracks) if callable(key) and self._serves(key)
+        ]
+        self._core = core
+        # Without functions the C++ call does it all, and a step is spared a Python frame.
+        self.fast_write = self.write if self._functions else self._write
+
+    def _serves(self, key: Key) -> bool:
+        return any(key in self.plan.phases[index].tracks for index in self.phases)
+
+    def write(self, groups: list[dict[str, Any]], step: int) -> None:
+        """Set every value of ``step``: the entries of ``groups``, then the functions."""
+        if len(groups) != self.count:
+            self._follow(len(groups))
+        self._write(groups, step)
+        for key, track in self._functions:
+            values = self._core.values(track, step)
+            if values and callable(key):
+                key(values[0])
+
+    def _follow(self, count: int) -> None:
+        """Serve groups that were added since: they get the values of all groups."""
+        if self.plan.groups != 1:
+            raise PhaseError(
+                f"the plan names {self.plan.groups} parameter groups, but the optimizer has "
+                f"{count} now"
+            )
+        fresh = _read_own(self.slots, self.optimizer)
+        self.own = {name: (own + fresh[name][len(own) :])[:count] for name, own in self.own.items()}
+        self.count = count
+        self._bind()
+
+    def values(self, key: Key, step: int) -> list[float]:
+        """Return a key's value of ``step`` for each group."""
+        found = self._core.values(list(self.plan.keys).index(key), step)
+        return found * self.count if len(found) == 1 else found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("_write", "_core", "fast_write")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._bind()
+
+
+def _find_slots(
+    plan: Plan, optimizer: torch.optim.Optimizer, phases: Sequence[int]
+) -> dict[Key, tuple[str, int]]:
+    slots: dict[Key, tuple[str, int]] = {}
+    for index in phases:
+        for key, curve in plan.phases[index].tracks.items():
+            if callable(key) or key in slots:
+                continue
+            slot = _find_slot(key, optimizer)
+            if slot is not None:
+                slots[key] = slot
+            elif not (key == "weight_decay" and curve.ends == (0.0, 0.0)):
+                keys = sorted(optimizer.param_groups[0].keys() - {"params"})
+                raise PhaseError(
+                    f"{plan.label(index)}: {_class_name(optimizer)} has nothing for `{key}` to "
+                    f"set; its groups have {keys}"
+                )
+    taken: dict[tuple[str, int], Key] = {}
+    for key, slot in slots.items():
+        if slot in taken:
+            raise PhaseError(f"`{taken[slot]}` and `{key}` both set {slot[0]!r}")
+        taken[slot] = key
+    return slots
+
+
+def _find_slot(key: str, optimizer: torch.optim.Optimizer) -> tuple[str, int] | None:
+    name, _, element = key.partition(".")
+    choices = {
+        "lr": [("lr", -1)],
+        "momentum": [("betas", 0), ("momentum", -1)],
+        "beta": [("betas", 1), ("alpha", -1)],
+        DECOUPLED: [(DECOUPLED, -1)],
+    }.get(key, [(name, int(element) if element else -1)])
+    for choice in choices:
+        if choice[0] == DECOUPLED or all(_has(group, *choice) for group in optimizer.param_groups):
+            return choice
+    return None
+
+
+def _has(group: dict[str, Any], name: str, element: int) -> bool:
+    if name not in group:
+        return False
+    return element < 0 or (isinstance(group[name], tuple) and element < len(group[name]))
+
+
+def _read_own(
+    slots: dict[Key, tuple[str, int]], optimizer: torch.optim.Optimizer
+) -> dict[str, list[Any]]:
+    own: dict[str, list[Any]] = {}
+    for key, (name, element) in slots.items():
+        found = []
+        for group in optimizer.param_groups:
+            value = group.get(name, 0.0)
+            value = value if element < 0 else value[element]
+            found.append(value.item() if isinstance(value, torch.Tensor) else value)
+        own[str(key)] = found
+    return own
+
+
+def _class_name(optimizer: Any) -> str:
+    return type(getattr(optimizer, "optimizer", optimizer)).__name__
+
+
+def decay_decoupled(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Shrink each parameter with a gradient: p <- p - lr * wd * p, wd the group's decoupled one."""
+    for group in optimizer.param_groups:
+        decay = group.get(DECOUPLED, 0.0)
+        params = [p for p in group["params"] if p.grad is not None]
+        if decay and params:
+            with torch.no_grad():
+                torch._foreach_mul_(params, 1.0 - float(group["lr"]) * float(decay))
+
+
+def _hook_decoupled(optimizer: torch.optim.Optimizer) -> None:
+    hooks = optimizer._optimizer_step_pre_hooks.values()
+    if decay_decoupled not in hooks:
+        optimizer.register_step_pre_hook(decay_decoupled)

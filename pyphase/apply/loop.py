@@ -1,0 +1,332 @@
+"""Phases as the driver of a hand-written loop: values, optimizers, data, divergence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from pyphase.apply.data import Feed
+from pyphase.apply.divergence import DivergenceCheck
+from pyphase.apply.groups import Groups
+from pyphase.apply.optimizers import build_optimizer, carry_state, check_carry
+from pyphase.apply.params import GroupsArg, collect_groups, follow_model
+from pyphase.apply.sources import Sources
+from pyphase.apply.state import get_rng_state, set_rng_state
+from pyphase.errors import PhaseError, shown
+from pyphase.phase import TrainingPhase
+from pyphase.plan import Plan
+
+__all__ = ["PhaseLoop"]
+
+
+class PhaseLoop:
+    """Iterate batches through the phases of a plan; change optimizer and data at the borders.
+
+    ``for batch in loop`` yields the batches of the current phase's data. :meth:`step` takes the
+    optimizer's step and sets the values of the next one. At a border the loop builds the next
+    optimizer, hands over its state as ``opt_state`` says, switches the data, and calls
+    ``on_enter``. Phases with the same data share its iterator: no batch is lost or repeated.
+
+    Args:
+        model: the module that is trained.
+        phases: phases, or a :class:`Plan`.
+        data: one loader for all phases, or a list with one per phase. A phase's own ``data`` comes
+            first. Each may be a loader, a (training, validation) pair, an object with ``trn_dl``,
+            or a function that makes one of these.
+        steps_per_epoch, batch_size: as for :class:`Plan`; needed where a loader has no length.
+        optimizer: the optimizer of the phases before the first ``opt_fn``.
+        groups: what makes the parameter groups: a list of modules or of parameter lists, or a
+            function of the model that returns one. None is one group.
+        stop_div: stop on a non-finite loss, or on a smoothed loss of over 4 times the best of the
+            phase (see :class:`pyphase.apply.divergence.DivergenceCheck`). The step is not taken.
+        scaler: a ``torch.amp.GradScaler``; a step that it skips doesn't advance the plan.
+
+    Attributes:
+        optimizer: the optimizer in use.
+        phase: the :class:`TrainingPhase` of the next step.
+        plan: the :class:`Plan`.
+        position: number of optimizer steps taken.
+        stopped: why the loop stopped before the end of its plan, None while it didn't.
+
+    Raises:
+        PhaseError: the plan doesn't fit the data, the optimizers or the model.
+        TypeError: an argument has the wrong type.
+
+    Example:
+        >>> import torch
+        >>> from pyphase import PhaseLoop, TrainingPhase
+        >>> model = torch.nn.Linear(2, 1)
+        >>> data = torch.utils.data.DataLoader(torch.ones(8, 2), batch_size=2)
+        >>> phases = [
+        ...     TrainingPhase(epochs=1, opt_fn=torch.optim.Adam, lr=1e-3),
+        ...     TrainingPhase(epochs=0.5, opt_fn=torch.optim.SGD, lr=1e-2, opt_state="map"),
+        ... ]
+        >>> loop = PhaseLoop(model, phases, data)
+        >>> for batch in loop:
+        ...     loss = model(batch).square().mean()
+        ...     loss.backward()
+        ...     taken = loop.step(loss)
+        >>> loop.position, type(loop.optimizer).__name__
+        (6, 'SGD')
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        phases: Plan | Sequence[TrainingPhase],
+        data: Any = None,
+        *,
+        steps_per_epoch: int | Sequence[int] | None = None,
+        batch_size: int | Sequence[int] | None = None,
+        optimizer: Optimizer | None = None,
+        groups: GroupsArg = None,
+        stop_div: bool = False,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        if not isinstance(model, torch.nn.Module):
+            raise TypeError(f"`model` must be a torch.nn.Module, got {shown(model)}")
+        if optimizer is not None and not isinstance(optimizer, Optimizer):
+            raise TypeError(f"`optimizer` must be a torch optimizer, got {shown(optimizer)}")
+        self.model, self.scaler = model, scaler
+        self._sources = Sources(phases, data, steps_per_epoch, batch_size)
+        self.plan = self._sources.plan
+        self._given, self._groups_arg = optimizer, groups
+        self.position = 0
+        self.stopped: str | None = None
+        self._stop_div = stop_div
+        self._entered = -1
+        self._has_batch = False
+        self.in_step = False
+        self._feed: Feed | None = None
+        self._feed_phase = -1
+        self.check = DivergenceCheck()
+        self._check_changes()
+        self.optimizer = self._make_optimizer(0)
+        self._groups = self._bind(0, self.optimizer)
+        self._groups.write(self.optimizer.param_groups, 0)
+
+    @property
+    def phase_index(self) -> int:
+        """Index of the phase of the next step."""
+        return self.plan.phase_at(self.position)
+
+    @property
+    def phase(self) -> TrainingPhase:
+        """The phase of the next step (the last one, at the end)."""
+        return self.plan.phases[self.phase_index]
+
+    @property
+    def done(self) -> bool:
+        """Whether the plan is at its end, or was stopped."""
+        return self.stopped is not None or self.position >= self.plan.total_steps
+
+    @property
+    def feed(self) -> Feed:
+        """The stream of batches in use."""
+        if self._feed is None:
+            raise PhaseError("the loop has no data yet: it starts with the first batch")
+        return self._feed
+
+    @property
+    def feed_ends(self) -> bool:
+        """Whether the data's epoch ends here, or other data takes over with the next step."""
+        if self._feed is None:
+            return False
+        changes = not self.done and not self._sources.same(self._feed_phase, self.phase_index)
+        return self._feed.at_epoch_end or changes
+
+    @property
+    def valid_data(self) -> Any:
+        """The validation loader that came with the data in use, None where none did."""
+        return self._sources.valid(self._feed_phase)
+
+    def __iter__(self) -> Iterator[Any]:
+        while not self.done:
+            self._enter(self.phase_index)
+            batch = self.feed.next()
+            self._has_batch = True
+            yield batch
+
+    def step(self, loss: torch.Tensor | float | None = None) -> bool:
+        """Take the optimizer's step for the batch, zero the gradients, set the next values.
+
+        ``loss.backward()`` is called here if nobody has called it yet, that is, while no parameter
+        has a gradient.
+
+        Args:
+            loss: the batch's loss, a scalar; needed for ``stop_div``.
+
+        Returns:
+            False where the step was not taken: the loss diverged, or the scaler skipped it.
+
+        Raises:
+            PhaseError: there is no new batch since the last step, or the plan is at its end.
+        """
+        if not self._has_batch:
+            raise PhaseError("step() takes the step of a batch: call it once for each batch")
+        self._has_batch = False
+        self.in_step = True
+        taken = self._take_step(loss)
+        self.in_step = False
+        return taken
+
+    def _take_step(self, loss: torch.Tensor | float | None) -> bool:
+        if self._stop_div:
+            self._check_loss(loss)
+            if self.stopped is not None:
+                self.optimizer.zero_grad()
+                return False
+        if not self._has_gradient():
+            self._backward(loss)
+        taken = self._step_optimizer()
+        self.optimizer.zero_grad()
+        if taken:
+            self.position += 1
+            if self.position >= self.plan.total_steps or self.phase_index == self._entered:
+                self._groups.write(self.optimizer.param_groups, self.position)
+        return taken
+
+    def _check_loss(self, loss: Any) -> None:
+        if loss is None:
+            raise PhaseError("`stop_div` needs the loss: step(loss)")
+        self.stopped = self.check(float(loss))
+        if self.stopped is not None:
+            self.stopped = f"stopped before step {self.position}: {self.stopped}"
+
+    def _has_gradient(self) -> bool:
+        return any(
+            param.grad is not None
+            for group in self.optimizer.param_groups
+            for param in group["params"]
+        )
+
+    def _backward(self, loss: Any) -> None:
+        if not isinstance(loss, torch.Tensor) or loss.grad_fn is None:
+            raise PhaseError(
+                "step() found no gradient: call loss.backward() before it, or hand it the loss"
+            )
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+
+    def _step_optimizer(self) -> bool:
+        if self.scaler is None:
+            self.optimizer.step()
+            return True
+        before = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return bool(self.scaler.get_scale() >= before)
+
+    def _enter(self, index: int) -> None:
+        """Start phase ``index`` unless it has been started: optimizer, model, data, values."""
+        while self._entered < index:
+            self._start_phase(self._entered + 1)
+        if self._feed is None or not self._sources.same(self._feed_phase, index):
+            epoch = 0 if self._feed is None else self._feed.epoch + 1
+            self._feed = Feed(self._sources.train(index), epoch)
+        self._feed_phase = index
+
+    def _start_phase(self, index: int) -> None:
+        phase = self.plan.phases[index]
+        self._entered = index
+        self.check = DivergenceCheck()
+        if phase.on_enter is not None:
+            phase.on_enter(self)
+            follow_model(self.optimizer, self._collect())
+        before, opt_before = self._groups, self.optimizer
+        if self.plan.changes_optimizer(index):
+            self.optimizer = self._make_optimizer(index)
+            self._groups = self._bind(index, self.optimizer)
+        self._groups.write(self.optimizer.param_groups, self.plan.spans[index][0])
+        if self._groups is not before:
+            carry_state(phase.opt_state, opt_before, self.optimizer)
+
+    def _collect(self) -> list[list[torch.nn.Parameter]]:
+        return collect_groups(self.model, self._groups_arg)
+
+    def _make_optimizer(self, index: int) -> Optimizer:
+        if self.plan.opt_fns[index] is None and self._given is not None:
+            return self._given
+        params = self._collect()
+        starts = [form[1] for form in self.plan.phases[index].tracks["lr"].forms()]
+        if len(starts) not in (1, len(params)):
+            raise PhaseError(
+                f"the plan names {self.plan.groups} parameter groups, but `groups` makes "
+                f"{len(params)}"
+            )
+        lrs = starts * len(params) if len(starts) == 1 else starts
+        return build_optimizer(self.plan.opt_fns[index], params, lrs)
+
+    def _bind(
+        self, index: int, optimizer: Optimizer, own: dict[str, list[Any]] | None = None
+    ) -> Groups:
+        last = index + 1
+        while last < len(self.plan.phases) and not self.plan.changes_optimizer(last):
+            last += 1
+        return Groups(self.plan, optimizer, range(index, last), own)
+
+    def _check_changes(self) -> None:
+        """Build each later optimizer once: what can't work is said before any training."""
+        for index, phase in enumerate(self.plan.phases):
+            if not self.plan.changes_optimizer(index):
+                continue
+            self._bind(index, self._make_optimizer(index))
+            try:
+                check_carry(phase.opt_state, self.plan.opt_fns[index - 1], self.plan.opt_fns[index])
+            except PhaseError as error:
+                raise PhaseError(f"{self.plan.label(index)}: {error}") from None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the rest of the run depends on.
+
+        Take it between a step and the next batch. A batch that has been given but not stepped is
+        given again after loading.
+        """
+        return {
+            "pyphase": "loop 1",
+            "plan": self.plan.to_json(),
+            "position": self.position,
+            "entered": self._entered,
+            "stopped": self.stopped,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "own": {name: list(own) for name, own in self._groups.own.items()},
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "check": self.check.state_dict(),
+            "feed": None if self._feed is None else self._feed.state_dict(pending=self._has_batch),
+            "rng": get_rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], *, accept_other_plan: bool = False) -> None:
+        """Go on where a saved run was, bit for bit.
+
+        The phases up to the saved one are entered again without training: ``on_enter`` of each is
+        called, so that the model has the saved one's shape.
+
+        Raises:
+            PhaseError: the state was saved under another plan (the message shows the differences),
+                unless ``accept_other_plan``; or it is no state of a PhaseLoop.
+        """
+        if not isinstance(state, dict) or state.get("pyphase") != "loop 1":
+            raise PhaseError("not a state of a PhaseLoop")
+        self.plan.check_same(state["plan"], accept=accept_other_plan)
+        if self._entered >= 0 or self.position:
+            raise PhaseError("load the state into a new loop, before its first batch")
+        while self._entered < state["entered"]:
+            self._start_phase(self._entered + 1)
+        self.position, self.stopped = state["position"], state["stopped"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._groups = self._bind(self._groups.phases[0], self.optimizer, state["own"])
+        if self.scaler is not None and state["scaler"] is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        self.check.load_state_dict(state["check"])
+        if state["feed"] is not None:
+            self._feed = Feed(self._sources.train(self._entered))
+            self._feed_phase = self._entered
+            self._feed.load_state_dict(state["feed"])
+        if self.phase_index == max(self._entered, 0):
+            self._groups.write(self.optimizer.param_groups, self.position)
+        set_rng_state(state["rng"])

@@ -1,0 +1,116 @@
+"""Build the optimizer of a phase, and carry state over from the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.optim import SGD, Optimizer
+
+from pyphase.errors import PhaseError, shown
+from pyphase.opt_fn import OptFn, bound, is_sgd, name_of
+
+__all__ = ["build_optimizer", "carry_state", "check_carry"]
+
+_MOMENTUM = 0.9  # of an SGD that pyphase builds, unless its opt_fn or the phase says otherwise
+
+
+def build_optimizer(
+    opt_fn: OptFn | None, groups: Sequence[Sequence[torch.nn.Parameter]], lrs: Sequence[float]
+) -> Optimizer:
+    """Return ``opt_fn(params, lr=...)`` with one parameter group per entry of ``groups``."""
+    make: OptFn = SGD if opt_fn is None else opt_fn
+    params = [
+        {"params": list(group), "lr": lr} for group, lr in zip(groups, lrs, strict=True) if group
+    ]
+    if len(params) != len(groups) or not params:
+        raise PhaseError(f"`groups` must each hold a parameter, got sizes {[*map(len, groups)]}")
+    extra = {"momentum": _MOMENTUM} if is_sgd(make) and "momentum" not in bound(make)[2] else {}
+    optimizer: Any = make(params, lr=lrs[0], **extra)
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"`opt_fn` must return a torch optimizer, got {shown(optimizer)}")
+    if len(optimizer.param_groups) != len(groups):
+        raise PhaseError(
+            f"`opt_fn` {name_of(make)} made {len(optimizer.param_groups)} parameter groups of "
+            f"{len(groups)}"
+        )
+    return optimizer
+
+
+def check_carry(policy: str, before: OptFn | None, after: OptFn | None) -> None:
+    """Raise PhaseError where ``opt_state`` can't go from one optimizer class to the other."""
+    old, new = (bound(SGD if opt_fn is None else opt_fn)[0] for opt_fn in (before, after))
+    if policy == "keep" and old is not new:
+        raise PhaseError(
+            f"`opt_state` (='keep') needs the same class, got {name_of(old)} -> {name_of(new)}"
+        )
+    known = (SGD, *_ADAMS)
+    if policy == "map" and not all(
+        isinstance(f, type) and issubclass(f, known) for f in (old, new)
+    ):
+        raise PhaseError(
+            f"`opt_state` (='map') knows SGD, Adam and AdamW, got {name_of(old)} -> {name_of(new)}"
+        )
+
+
+_ADAMS = (torch.optim.Adam, torch.optim.AdamW)
+
+
+def carry_state(policy: str, before: Optimizer, after: Optimizer) -> None:
+    """Give ``after`` the state of ``before``: nothing (fresh), all of it (keep), or mapped.
+
+    ``map`` goes by the mean gradient m that both kinds of optimizer estimate:
+
+    - SGD's buffer b is the sum of momentum^j times past gradients, so m = (1 - momentum) * b;
+    - Adam's exp_avg e after t steps is biased, so m = e / (1 - beta1^t).
+
+    An SGD gets the buffer of that m. An Adam gets the state that it has after one step whose
+    gradient is m: step 1, exp_avg = (1 - beta1) * m, exp_avg_sq = (1 - beta2) * m^2; between two
+    Adams everything is kept, the step count included.
+    """
+    if policy == "fresh":
+        return
+    for old_group, new_group in zip(before.param_groups, after.param_groups, strict=True):
+        for param in new_group["params"]:
+            state = before.state.get(param)
+            if not state:
+                continue
+            if policy == "keep" or (isinstance(before, _ADAMS) and isinstance(after, _ADAMS)):
+                after.state[param] = dict(state)
+                continue
+            mean = _mean_gradient(state, old_group)
+            if mean is not None:
+                after.state[param] = _state_of_mean(after, param, mean, new_group)
+
+
+def _mean_gradient(state: dict[str, Any], group: dict[str, Any]) -> torch.Tensor | None:
+    if state.get("exp_avg") is not None:
+        beta, step = float(group["betas"][0]), float(state["step"])
+        mean: torch.Tensor = state["exp_avg"] / (1.0 - beta**step)
+        return mean
+    buffer = state.get("momentum_buffer")
+    if buffer is None:
+        return None
+    scale = (1.0 - float(group["momentum"])) / (1.0 - float(group["dampening"]))
+    return torch.as_tensor(buffer * scale)
+
+
+def _state_of_mean(
+    after: Optimizer, param: torch.Tensor, mean: torch.Tensor, group: dict[str, Any]
+) -> dict[str, Any]:
+    if not isinstance(after, _ADAMS):
+        if float(group["momentum"]) == 0.0:
+            return {}
+        scale = (1.0 - float(group["dampening"])) / (1.0 - float(group["momentum"]))
+        return {"momentum_buffer": mean * scale}
+    beta1, beta2 = (float(beta) for beta in group["betas"])
+    on_device = bool(group.get("capturable") or group.get("fused"))
+    state = {
+        "step": torch.ones((), device=param.device if on_device else None),
+        "exp_avg": mean * (1.0 - beta1),
+        "exp_avg_sq": mean.square() * (1.0 - beta2),
+    }
+    if group.get("amsgrad"):
+        state["max_exp_avg_sq"] = torch.zeros_like(mean)
+    return state

@@ -1,0 +1,65 @@
+"""Put a model, an optimizer and the random generators back as they were."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from pyphase.apply.data import generators
+from pyphase.apply.state import get_rng_state, set_rng_state
+
+__all__ = ["Snapshot"]
+
+
+class Snapshot:
+    """Context at whose end everything is as at its start, whatever happens inside.
+
+    Parameters, buffers (persistent or not), gradients and training modes of ``model``; state and
+    groups of ``optimizer``; the global random generators and those of ``loader``. Tensors keep
+    their identity and are restored in place.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        loader: Any = None,
+    ) -> None:
+        self.model, self.optimizer = model, optimizer
+        self._generators = generators(loader)
+
+    def __enter__(self) -> Snapshot:
+        modules = list(self.model.modules())
+        self._modules = [(m, m.training, dict(m._buffers)) for m in modules]
+        self._grads = [(p, p.grad) for p in self.model.parameters()]
+        held: list[Any] = [*self.model.parameters(), *self.model.buffers()]
+        held += [grad for _, grad in self._grads if grad is not None]
+        if self.optimizer is not None:
+            self._groups = [dict(group) for group in self.optimizer.param_groups]
+            held += [v for g in self._groups for v in g.values() if isinstance(v, torch.Tensor)]
+            self._state = {p: copy.deepcopy(s) for p, s in self.optimizer.state.items()}
+        self._tensors = [(tensor, tensor.detach().clone()) for tensor in held]
+        self._rng = get_rng_state()
+        self._own_rng = [generator.get_state() for generator in self._generators]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for module, training, buffers in self._modules:
+            module.training = training
+            module._buffers.update(buffers)
+        for param, grad in self._grads:
+            param.grad = grad
+        with torch.no_grad():
+            for tensor, saved in self._tensors:
+                tensor.copy_(saved)
+        if self.optimizer is not None:
+            for group, saved_group in zip(self.optimizer.param_groups, self._groups, strict=True):
+                group.clear()
+                group.update(saved_group)
+            self.optimizer.state.clear()
+            self.optimizer.state.update(self._state)
+        set_rng_state(self._rng)
+        for generator, state in zip(self._generators, self._own_rng, strict=True):
+            generator.set_state(state)

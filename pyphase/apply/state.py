@@ -1,0 +1,79 @@
+"""Random-number states, and checkpoint files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyphase.errors import PhaseError, shown
+
+__all__ = ["get_rng_state", "load_checkpoint", "save_checkpoint", "set_rng_state"]
+
+
+def get_rng_state() -> dict[str, Any]:
+    """Return the states of Python's, numpy's and torch's global generators (CPU and CUDA)."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Set the generators back to what :func:`get_rng_state` returned."""
+    version, keys, gauss = state["python"]
+    random.setstate((version, tuple(keys), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
+    """Write ``state`` to a file, whole or not at all.
+
+    It goes to a new file in the same folder, is flushed to the disk and then takes the place of
+    the old file in one move. Whatever fails, the old file stays as it is.
+
+    Raises:
+        OSError: the folder can't be written to, or the disk is full.
+    """
+    target = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what :func:`save_checkpoint` wrote; no code in the file is run.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        PhaseError: the file is damaged, or not a pyphase checkpoint.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PhaseError(f"{shown(str(path))} is not a whole checkpoint: {reason}") from None
+    if not isinstance(state, dict) or "pyphase" not in state:
+        raise PhaseError(f"{shown(str(path))} is not a pyphase checkpoint")
+    return state
