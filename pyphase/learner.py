@@ -165,7 +165,7 @@ class Learner:
             loss = self.loss_fn(output, target)
             step = loop.position
             if loop.step(loss):
-                history.add_step(step, float(loss))
+                history.add_step(step, float(loss.detach()))
                 bar.advance(loop, history.losses[-1])
                 _call(callbacks, "on_step_end", self)
             if loop.stopped is not None:

@@ -211,7 +211,7 @@ class _RangeTest:
             output, target = run_batch(self.model, self.feed.next())
             loss = self.loss_fn(output, target) / self.accumulate
             torch.autograd.backward(loss)
-            total += float(loss)
+            total += float(loss.detach())
         return total
 
 

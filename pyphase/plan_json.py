@@ -93,16 +93,17 @@ def diff(a: Plan, b: Plan) -> list[str]:
             lines.append(f"{a.label(index)}: {field}: {one[field]} != {two[field]}")
         for key in dict.fromkeys([*one["values"], *two["values"]]):
             if one["values"].get(key) != two["values"].get(key):
-                texts = [_curve_of(plan, index, key) for plan in (a, b)]
+                pair = [_curve_of(plan, index, key) for plan in (a, b)]
+                texts = ["not set" if curve is None else curve_text(curve) for curve in pair]
+                if texts[0] == texts[1]:  # equal to three digits
+                    texts = [repr(curve) for curve in pair]
                 lines.append(f"{a.label(index)}: {key}: {texts[0]} != {texts[1]}")
     return lines
 
 
-def _curve_of(plan: Plan, index: int, name: str) -> str:
-    for key, label in plan.keys.items():
-        if label == name and key in plan.phases[index].tracks:
-            return curve_text(plan.phases[index].tracks[key])
-    return "not set"
+def _curve_of(plan: Plan, index: int, name: str) -> curves.Curve | None:
+    key = next((key for key, label in plan.keys.items() if label == name), name)
+    return plan.phases[index].tracks.get(key)
 
 
 def _records(plan: Plan) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pyphase.curves import Curve
+from pyphase.curves import Curve, Part, Table
 from pyphase.lengths import train_part
 from pyphase.opt_fn import argument_text, name_of
 from pyphase.phase import Key
@@ -17,6 +17,17 @@ if TYPE_CHECKING:
 __all__ = ["curve_text", "data_name", "key_name", "render"]
 
 _HEAD, _TAIL = 24, 6  # phases shown of a long plan
+_SHAPES = {
+    "Linear": "lin",
+    "Cosine": "cos",
+    "Exponential": "exp",
+    "Polynomial": "poly",
+    "OneMinusSqrt": "1-sqrt",
+    "InverseSqrt": "invsqrt",
+    "Rex": "rex",
+    "Table": "table",
+}
+_HEADERS = {"weight_decay": "wds"}
 _DECOUPLED = "decoupled_weight_decay"  # shown in the column of weight_decay
 
 
@@ -47,17 +58,18 @@ def data_name(data: Any) -> str | None:
 
 
 def curve_text(curve: Curve) -> str:
-    """Return a curve in a few characters: ``0.01``, ``0.1 -> 0 cosine``."""
+    """Return a curve in a few characters: ``0.01``, ``0.1->0 cos``."""
     start, end = curve.ends
-    if start == end and type(curve).__name__ != "Table":
+    whole = curve.curve if isinstance(curve, Part) else curve
+    if start == end and not isinstance(whole, Table):
         return _number_text(start)
-    return f"{_number_text(start)} -> {_number_text(end)} {type(curve).__name__.lower()}"
+    return f"{_number_text(start)}->{_number_text(end)} {_SHAPES[type(whole).__name__]}"
 
 
 def render(plan: Plan) -> str:
     """Return the table of phases: steps, optimizer, values, data."""
     labels = [label for label in plan.keys.values() if label != _DECOUPLED]
-    header = ["#", "name", "steps", "optimizer", *labels, "data"]
+    header = ["#", "name", "steps", "opt", *[_HEADERS.get(k, k) for k in labels], "data"]
     indices = list(range(len(plan.phases)))
     if len(indices) > _HEAD + _TAIL:
         indices = indices[:_HEAD] + indices[-_TAIL:]
@@ -66,6 +78,8 @@ def render(plan: Plan) -> str:
     lines = _align([[row[i] for i in used] for row in [header, *rows]])
     if len(indices) < len(plan.phases):
         lines.insert(1 + _HEAD, f"... {len(plan.phases) - len(indices)} more phases")
+    full = dict.fromkeys(name_of(opt_fn) for opt_fn in plan.opt_fns if opt_fn is not None)
+    lines += [f"optimizer: {name}" for name in full if "(" in name]
     phases = "1 phase" if len(plan.phases) == 1 else f"{len(plan.phases)} phases"
     return "\n".join([f"Plan: {phases}, {plan.total_steps} steps", *lines])
 
@@ -79,7 +93,7 @@ def _row(plan: Plan, index: int) -> list[str]:
         str(index),
         phase.name or "",
         f"{begin}..{end - 1}",
-        "" if opt_fn is None else name_of(opt_fn),
+        "" if opt_fn is None else name_of(opt_fn).partition("(")[0],
         *[cells.get(label, "") for label in plan.keys.values() if label != _DECOUPLED],
         data_name(phase.data) or "",
     ]

@@ -132,7 +132,8 @@ def plot_finder(
     """Draw the loss over the learning rate, as a learning rate finder found it.
 
     Args:
-        lrs: learning rates, > 0, of shape (n,) or (n, groups); the last group's are drawn.
+        lrs: learning rates, > 0 (>= 0 if ``linear``), of shape (n,) or (n, groups): the last
+            group's are drawn.
         losses: of shape (n,), in the order of ``lrs``. Infinite and NaN losses are gaps.
         suggestion: ``{name: learning rate}``, marked on the curve.
         linear: draw the learning rate on a linear axis, not on a logarithmic one.
@@ -153,8 +154,10 @@ def plot_finder(
     rates, values = _numbers("lrs", lrs, 2), _numbers("losses", losses)
     rates = rates[:, -1] if rates.ndim == 2 else rates
     _check_pair("lrs", rates, "losses", values)
-    if not np.all((rates > 0) & np.isfinite(rates)):
-        raise PhaseError(f"`lrs` (={shown(lrs)}) must be finite and > 0")
+    if not np.all((rates >= 0) & np.isfinite(rates)):
+        raise PhaseError(f"`lrs` (={shown(lrs)}) must be finite and >= 0")
+    if not linear and not rates.all():
+        raise PhaseError(f"`lrs` (={shown(lrs)}) hold a 0, which a log axis lacks: linear=True")
     begin, stop = (
         check_whole("n_skip", n_skip, least=0),
         check_whole("n_skip_end", n_skip_end, least=0),
@@ -163,7 +166,7 @@ def plot_finder(
     figure, axes = _loss_axes("learning rate" if linear else "learning rate (log scale)")
     axes.plot(rates[inner], values[inner], lw=1.5)
     if suggestion is not None:
-        _mark(axes, suggestion, rates, values)
+        _mark(axes, suggestion, rates, values, linear)
     if not linear:
         axes.set_xscale("log")
     return figure
@@ -479,17 +482,22 @@ def _draw_below(figure: Figure, below: float, notes: list[list[_Note]], groups: 
 
 
 def _mark(
-    axes: Axes, suggestion: Any, rates: NDArray[np.float64], losses: NDArray[np.float64]
+    axes: Axes,
+    suggestion: Any,
+    rates: NDArray[np.float64],
+    losses: NDArray[np.float64],
+    linear: bool,
 ) -> None:
-    """Mark suggested learning rates on the curve."""
+    """Mark suggested learning rates on the curve, straight between its points as it is drawn."""
     if not isinstance(suggestion, Mapping):
         raise TypeError(f"`suggestion` must be a dict of name: rate, got {shown(suggestion)}")
+    scale: Callable[[Any], Any] = np.asarray if linear else np.log
     finite = np.isfinite(losses)
     order = np.argsort(rates[finite])
     xs, ys = rates[finite][order], losses[finite][order]
     for index, (name, rate) in enumerate(suggestion.items()):
         at = check_positive(f"suggestion[{name!r}]", rate)
-        loss = np.interp(np.log(at), np.log(xs), ys) if xs.size else np.nan
+        loss = np.interp(scale(at), scale(xs), ys) if xs.size else np.nan
         style: dict[str, Any] = {"marker": "osD^vPX*"[index % 8], "color": f"C{1 + index % 9}"}
         size = max(4.5, 12.0 - 2.5 * index)  # the later ones, on top, leave the earlier visible
         axes.plot(at, loss, ls="", ms=size, label=f"{name}: {at:.3g}", **style)

@@ -12,21 +12,20 @@ in epochs. A part that comes out with no length is left out.
 **Steps.** Step k of the n steps of a phase uses the fraction k/n: the first step trains with the
 start, the end is where the next phase takes over, and the last value holds after the run. Others:
 
-====================================== ============= ==================== =======================
-implementation                         fraction      last step trains at  after the end
-====================================== ============= ==================== =======================
-pyphase, fastai 0.7 and 2              k/n           one short of the end pyphase: holds
-torch OneCycleLR                       k/(n - 1)     the end              extrapolates one step,
-                                                                          then raises
-torch CosineAnnealingLR, transformers  k/n           one short of the end goes up again
-cosine, cosine_with_min_lr
-torch LinearLR, PolynomialLR,          k/n           one short of the end holds
-transformers linear, polynomial,
-warmup_stable_decay
-torch StepLR, MultiStepLR, CyclicLR,   same as here  same as here         go on
-CosineAnnealingWarmRestarts,
-transformers inverse_sqrt
-====================================== ============= ==================== =======================
+===================================== ========= ==================== ==========================
+implementation                        fraction  last step trains at  after the end
+===================================== ========= ==================== ==========================
+fastai 0.7, fastai 2                  k/n       one short of the end the run is over
+torch OneCycleLR                      k/(n - 1) the end              one step too far, then an
+                                                                     error
+torch CosineAnnealingLR               k/n       one short of the end rises again
+torch LinearLR, PolynomialLR          k/n       one short of the end holds
+torch StepLR, MultiStepLR, CyclicLR   as here   as here              goes on
+torch CosineAnnealingWarmRestarts     k/n       one short of the end goes on
+transformers cosine (also to min_lr)  k/n       one short of the end rises again
+transformers linear, polynomial, WSD  k/n       one short of the end holds
+transformers inverse_sqrt             as here   as here              goes on
+===================================== ========= ==================== ==========================
 """
 
 from pyphase.recipes_cyclic import cyclical, one_cycle

@@ -86,7 +86,8 @@ def one_cycle(
     more step at the end's value (where pct_start * T is a whole number). torch extrapolates in step
     T and raises in the next; here values hold. fastai 2's ``fit_one_cycle(n, lr)`` has the step
     convention of this one: ``one_cycle(lr, epochs=n, pct_start=0.25, final_div_factor=4000)``,
-    equal where the border comes out whole in steps (fastai does not round it).
+    equal where the border comes out whole in steps (fastai does not round it, and finds its
+    position in float32).
 
     Example:
         >>> from pyphase import Plan

@@ -63,7 +63,8 @@ def flat_cosine(
         TypeError: an argument has the wrong type.
 
     Equivalent to: fastai 2's ``fit_flat_cos(epochs, lr)``, step by step where the border comes out
-    whole in steps (fastai does not round it): both are half-open.
+    whole in steps (fastai does not round it, and finds its position in float32): both are
+    half-open.
 
     Example:
         >>> from pyphase import Plan
@@ -215,8 +216,8 @@ def lr_range_test(
         TypeError: an argument has the wrong type.
 
     Equivalent to: the rates of fastai 2's ``lr_find(start_lr, end_lr, num_it)``, step by step: it
-    is half-open. The closed form of pytorch-lr-finder and ignite, k/(n - 1), trains its last step
-    with end_lr: its run of n steps is ``num_iter=n - 1`` and one more step.
+    is half-open. pytorch-lr-finder is closed (k/(n - 1)) and trains its last step with end_lr: its
+    run of n steps is ``num_iter=n - 1`` and one more step at the end's value.
 
     Example:
         >>> from pyphase import Plan

@@ -41,11 +41,10 @@ def phases_sgdr(
         TypeError: an argument has the wrong type.
 
     Equivalent to: fastai 0.7's ``phases_sgdr``, batch by batch where each phase comes out whole in
-    steps. 0.7 divides by the unrounded length of a phase, pyphase by its number of steps. Its
-    momentum of 0.9 is also what an SGD gets here that pyphase builds; an ``opt_fn`` with a momentum
-    of its own keeps it. Cycles 1, 2, ... are
-    ``CosineAnnealingWarmRestarts(T_0=cycle_len * cycle_mult, T_mult=cycle_mult)`` stepped by
-    1/steps_per_epoch; torch has no lr/100 start.
+    steps (otherwise as in :func:`phases_1cycle`). 0.7's momentum of 0.9 is also what an SGD gets
+    here that pyphase builds; an ``opt_fn`` with a momentum of its own keeps it. Cycles 1, 2, ...
+    are torch's ``CosineAnnealingWarmRestarts(T_0, T_mult)`` with the steps of cycle 1 and
+    cycle_mult, step by step; torch has no start at lr/100.
 
     Example:
         >>> [(phase.name, phase.epochs) for phase in phases_sgdr(0.1, None, 3, 1, 2)]
@@ -110,7 +109,8 @@ def phases_1cycle(
         TypeError: an argument has the wrong type.
 
     Equivalent to: fastai 0.7's ``phases_1cycle``, batch by batch where each phase comes out whole
-    in steps (0.7 divides by the unrounded length of a phase, pyphase by its number of steps).
+    in steps. 0.7 divides by the unrounded length of a phase, pyphase by its number of steps; and
+    where 0.7 takes a length of 60.00000000000001 batches for 61, pyphase makes it 60.
 
     Example:
         >>> from pyphase import Plan

@@ -64,7 +64,7 @@ def warmup_cosine(
 
     Equivalent to: transformers' ``get_cosine_schedule_with_warmup`` (``"cosine"``) and
     ``"cosine_with_min_lr"``, and without a warm-up ``CosineAnnealingLR(T_max=T, eta_min=min_lr)``,
-    step by step for t < T: all are half-open. From step T on all of these rise again; here min_lr
+    step by step for t <= T: all are half-open. After step T all of these rise again; here min_lr
     holds.
 
     Example:
@@ -111,7 +111,8 @@ def warmup_linear(
 
     Equivalent to: transformers' ``get_linear_schedule_with_warmup`` (``"linear"``), and without a
     warm-up torch's ``LinearLR(start_factor=1, end_factor=min_lr/lr, total_iters=T)``, step by step,
-    past the end too: both are half-open and hold the last value.
+    past the end of the fall too: both are half-open and hold the last value. Without a fall
+    (W = T) lr holds here, while transformers drops to 0.
 
     Example:
         >>> from pyphase import Plan
@@ -159,7 +160,7 @@ def polynomial_decay(
 
     Equivalent to: transformers' ``get_polynomial_decay_schedule_with_warmup`` (``"polynomial"``),
     and without a warm-up and ``lr_end`` torch's ``PolynomialLR(total_iters=T, power=power)``, step
-    by step, past the end too: both are half-open and hold the last value.
+    by step, past the end of the fall too: both are half-open and hold the last value.
 
     Example:
         >>> from pyphase import Plan
@@ -270,8 +271,9 @@ def wsd(
         TypeError: an argument has the wrong type.
 
     Equivalent to: transformers' ``get_wsd_schedule`` (``"warmup_stable_decay"``), step by step,
-    past the end too: both are half-open and hold the last value. The exponential decay and
-    the error for two lengths are pyphase's.
+    past the end of the decay too: both are half-open and hold the last value. Without a decay lr
+    holds here, while transformers drops to min_lr_ratio. The exponential decay and the error for
+    two lengths are pyphase's.
 
     Example:
         >>> from pyphase import Plan

@@ -374,7 +374,8 @@ def test_finder_draws_the_inner_points(linear: bool, monkeypatch: pytest.MonkeyP
     np.testing.assert_array_equal(curve.get_ydata(), LOSSES[10:-5])
     assert [mark.get_xdata()[0] for mark in marks] == list(SUGGESTION.values())
     for mark in marks:
-        expected = np.interp(np.log(mark.get_xdata()), np.log(RATES), LOSSES)
+        scale = np.asarray if linear else np.log
+        expected = np.interp(scale(mark.get_xdata()), scale(RATES), LOSSES)
         np.testing.assert_allclose(mark.get_ydata(), expected)
     texts = check_legible(figure, monkeypatch)
     assert {"valley: 0.003", "steep: 0.001", "minimum: 0.02", "slide: 0.07"} <= set(texts)
@@ -384,6 +385,13 @@ def test_finder_takes_the_last_group_and_tensors() -> None:
     rates = np.stack([RATES / 10, RATES], axis=1)
     figure = plot_finder(torch.tensor(rates), torch.tensor(LOSSES), n_skip=0, n_skip_end=0)
     np.testing.assert_array_equal(figure.axes[0].get_lines()[0].get_xdata(), RATES)
+
+
+def test_finder_draws_a_rate_of_zero_on_a_linear_axis() -> None:
+    figure = plot_finder([0.0, 0.1], [2.0, 1.0], suggestion={"steep": 0.05}, linear=True)
+    curve, mark = figure.axes[0].get_lines()
+    assert curve.get_xdata().tolist() == [0.0, 0.1]
+    assert mark.get_ydata() == [1.5]
 
 
 def test_finder_with_few_points_leaves_none_out() -> None:
@@ -409,7 +417,8 @@ def test_finder_with_losses_that_are_not_finite(monkeypatch: pytest.MonkeyPatch)
         ({"lrs": []}, PhaseError, r"`lrs` \(shape \(0,\)\) must be of shape \(n,\) or \(n, gr"),
         ({"losses": [[1.0]]}, PhaseError, r"`losses` \(shape \(1, 1\)\) must be of shape \(n,\)"),
         ({"losses": [1.0]}, PhaseError, r"`lrs` \(100\) and `losses` \(1\) must be equally many"),
-        ({"lrs": [0.0] * 100}, PhaseError, r"`lrs` .* must be finite and > 0"),
+        ({"lrs": [-1.0] * 100}, PhaseError, r"`lrs` .* must be finite and >= 0"),
+        ({"lrs": [0.0] * 100}, PhaseError, r"`lrs` .* hold a 0, .* linear=True"),
         ({"n_skip": -1}, PhaseError, r"`n_skip` \(=-1\) must be >= 0"),
         ({"n_skip_end": 0.5}, TypeError, "`n_skip_end` must be an int"),
         ({"suggestion": 0.1}, TypeError, "`suggestion` must be a dict of name: rate, got 0.1"),

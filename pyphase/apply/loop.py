@@ -192,7 +192,8 @@ class PhaseLoop:
     def _check_loss(self, loss: Any) -> None:
         if loss is None:
             raise PhaseError("`stop_div` needs the loss: step(loss)")
-        self.stopped = self.check(float(loss))
+        value = loss.detach() if isinstance(loss, torch.Tensor) else loss
+        self.stopped = self.check(float(value))
         if self.stopped is not None:
             self.stopped = f"stopped before step {self.position}: {self.stopped}"
 

@@ -1,0 +1,81 @@
+"""The command line: ``pyphase demo | plot | info``."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from pyphase.errors import PhaseError
+from pyphase.plan import Plan
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 0, 1 for an error, 130 after Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (PhaseError, OSError) as error:
+        print(f"pyphase: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pyphase", description="Training phases for PyTorch.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    demo = commands.add_parser("demo", help="train a small network on real images")
+    demo.add_argument("--data", metavar="DIR", help="CIFAR-10's batches, or folders of classes")
+    demo.add_argument("--out", metavar="DIR", default="runs/demo", help="default: %(default)s")
+    demo.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
+    demo.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    demo.set_defaults(run=_demo)
+    plot = commands.add_parser("plot", help="draw a plan that was written as JSON")
+    plot.add_argument("plan", metavar="PLAN.json")
+    plot.add_argument(
+        "-o", "--out", metavar="FILE", default="plan.png", help="default: %(default)s"
+    )
+    plot.set_defaults(run=_plot)
+    info = commands.add_parser("info", help="versions, threads, and what runs how")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from pyphase.demo import run_demo
+
+    try:
+        run_demo(arguments.out, data=arguments.data, resume=arguments.resume, seed=arguments.seed)
+    except KeyboardInterrupt:
+        checkpoint = Path(arguments.out) / "checkpoint.pt"
+        if checkpoint.exists():
+            print("\ninterrupted; the same command with --resume goes on from here")
+            return 130
+        raise
+    return 0
+
+
+def _plot(arguments: argparse.Namespace) -> None:
+    plan = Plan.from_json(Path(arguments.plan).read_text())
+    plan.plot().savefig(arguments.out)
+    print(f"{plan}\n\ndrawn to {arguments.out}")
+
+
+def _info(_: argparse.Namespace) -> None:
+    print(f"pyphase  {version('pyphase-torch')}")
+    print(f"torch    {torch.__version__}, {torch.get_num_threads()} threads")
+    print(f"python   {platform.python_version()}, {platform.machine()}")
+    print("schedule core: C++ (CPU); no part of it runs on a GPU")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
