@@ -63,7 +63,7 @@ class LRFinderResult:
 
     def plot(self, linear: bool = False) -> Figure:
         """Draw the smoothed loss over the rate, with the suggestions marked."""
-        from pyphase.plot import plot_finder
+        from pyphase.plot_loss import plot_finder
 
         return plot_finder(self.lrs, self.smoothed, suggestion=self.suggestion, linear=linear)
 

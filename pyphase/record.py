@@ -35,10 +35,10 @@ class Record:
         """Draw the learning rate, the momentum and all other values of the steps done so far."""
         from pyphase.plot import plot_plan
 
-        steps = len(self.history.steps)
-        if steps == 0:
+        if not self.history.steps:
             raise PhaseError("no step has been trained yet; `plan.plot()` shows the whole plan")
-        return plot_plan(self.plan, steps=steps, show_text=show_text, show_moms=show_moms)
+        done = self.history.steps[-1] + 1
+        return plot_plan(self.plan, steps=done, show_text=show_text, show_moms=show_moms)
 
     def plot(self, n_skip: int = 10, n_skip_end: int = 5, linear: bool | None = None) -> Figure:
         """Draw the smoothed loss over the learning rate, as after an LR range test.
@@ -49,7 +49,7 @@ class Record:
             linear: a linear instead of a logarithmic axis of rates; None: linear where the last
                 phase's curve is.
         """
-        from pyphase.plot import plot_finder
+        from pyphase.plot_loss import plot_finder
 
         if linear is None:
             linear = isinstance(self.plan.phases[-1].tracks["lr"], Linear)
@@ -65,6 +65,6 @@ class Record:
 
     def plot_loss(self) -> Figure:
         """Draw the training loss of each step."""
-        from pyphase.plot import plot_losses
+        from pyphase.plot_loss import plot_losses
 
         return plot_losses(np.asarray(self.history.steps), np.asarray(self.history.losses))

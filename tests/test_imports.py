@@ -22,7 +22,9 @@ LAYERS = [
     ["phase"],
     ["lengths", "overlay", "plan_json", "plan_text", "recipes_warmup", *RECIPES],
     ["plan"],
-    ["cut", "history", "optim", "plot", "suggest"],
+    ["cut", "history", "optim", "suggest"],
+    ["plot_layout"],
+    ["plot", "plot_loss"],
     ["apply", "apply.*"],
     ["callbacks", "interrupt", "learner", "lr_finder", "progress", "record"],
     ["conv", "conv.*", "nets"],
@@ -34,7 +36,7 @@ LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 CONV = {"conv", "conv.*", "nets"}  # the half that knows nothing of phases, nor they of it
 SHARED = {"_core", "_cuda", "errors"}  # what both halves may use
 MEET = {"demo", "demo_data", "__main__", "__init__"}  # where they meet
-LATE = {"plot"}  # the only ones imported inside functions
+LATE = {"plot", "plot_loss"}  # the only ones imported inside functions
 HEAVY = {"matplotlib", "mpl_toolkits", "tqdm"}
 
 
@@ -125,7 +127,7 @@ def test_heavy_packages_are_imported_where_they_are_needed(name):
 
 def test_plot_reads_plans_only():
     """It draws what it is handed: no optimizer, no loop."""
-    names = {own_name(imported) for imported, _ in imports("plot")} - {""}
+    names = {own_name(imported) for imported, _ in imports("plot")} - {"", "plot_layout"}
     assert all(LAYER[place(name)] <= LAYER["plan"] for name in names), names
 
 

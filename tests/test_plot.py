@@ -17,7 +17,8 @@ from matplotlib.text import Text
 
 from pyphase import DecayType, PhaseError, Plan, TrainingPhase
 from pyphase.curves import Linear
-from pyphase.plot import plot_finder, plot_losses, plot_plan
+from pyphase.plot import plot_plan
+from pyphase.plot_loss import plot_finder, plot_losses
 
 ADAM = functools.partial(torch.optim.Adam, betas=(0.9, 0.99), amsgrad=True)
 ADAM_NAME = "Adam(amsgrad=True, betas=(0.9, 0.99))"

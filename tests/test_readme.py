@@ -1,0 +1,44 @@
+"""The README's Python blocks run, in order, and leave the pictures that it shows."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    spec = importlib.util.spec_from_file_location("pictures", ROOT / "docs" / "pictures.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_blocks_run_and_draw(pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = pictures.blocks(README)
+    assert len(found) >= 10
+    namespace = {}
+    for block in found:
+        namespace.pop("figure", None)
+        pictures.run(block, namespace)
+        if block.picture:
+            assert isinstance(namespace["figure"], Figure), f"README.md:{block.line}"
+
+
+def test_every_picture_is_there():
+    shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README.read_text())
+    assert shown
+    assert [name for name in shown if not (ROOT / name).is_file()] == []
+
+
+def test_first_example_is_short_and_stands_alone(pictures, capsys):
+    first = pictures.blocks(README)[0]
+    assert len([line for line in first.code.splitlines() if line.strip()]) <= 12
+    pictures.run(first, {})
+    assert capsys.readouterr().out.strip()
