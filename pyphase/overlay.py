@@ -16,7 +16,8 @@ __all__ = ["overlay"]
 
 _UNITS = ("epochs", "steps", "samples")
 _VALUES = {"lr": "lr_decay", "momentum": "momentum_decay"}
-_CONSTANTS = ("opt_fn", "beta", "wds", "wd_loss", "data", "opt_state")
+_CONSTANTS = ("opt_fn", "beta", "wds", "wd_loss", "data")
+_AT_START = ("opt_state", "on_enter")
 
 
 def overlay(*tracks: Sequence[TrainingPhase]) -> list[TrainingPhase]:
@@ -24,7 +25,7 @@ def overlay(*tracks: Sequence[TrainingPhase]) -> list[TrainingPhase]:
 
     The rates may follow one list and the data another. The result has a boundary wherever a track
     has one. A curve that is cut goes on where it was (:class:`pyphase.curves.Part`), ``on_enter``
-    stays with the start of its own phase, names are joined by ``+``.
+    and ``opt_state`` stay with the start of their own phase, names are joined by ``+``.
 
     Args:
         tracks: lists of phases with one unit of length (epochs, steps or samples) and the same
@@ -50,15 +51,16 @@ def overlay(*tracks: Sequence[TrainingPhase]) -> list[TrainingPhase]:
     unit = _common_unit(tracks)
     bounds = [_bounds(track, unit) for track in tracks]
     total = bounds[0][-1]
+    slack = 1e-9 * total if unit == "epochs" else 0.0  # steps and samples add up exactly
     for index, track_bounds in enumerate(bounds):
-        if not _close(track_bounds[-1], total, total):
+        if abs(track_bounds[-1] - total) > slack:
             raise PhaseError(
                 f"tracks[{index}] is {track_bounds[-1]:g} {unit} long, tracks[0] {total:g}; "
                 "all tracks must end together"
             )
     edges = [0.0]
     for edge in sorted({edge for track_bounds in bounds for edge in track_bounds}):
-        if not _close(edge, edges[-1], total):
+        if edge - edges[-1] > slack:
             edges.append(edge)
     merged = []
     for begin, end in itertools.pairwise(edges):
@@ -68,7 +70,7 @@ def overlay(*tracks: Sequence[TrainingPhase]) -> list[TrainingPhase]:
             index = bisect.bisect(track_bounds, middle) - 1
             pieces.append((track[index], track_bounds[index], track_bounds[index + 1]))
         length = round(end - begin) if unit != "epochs" else end - begin
-        merged.append(_merge(pieces, begin, end, {unit: length}, total))
+        merged.append(_merge(pieces, begin, end, {unit: length}, slack))
     return merged
 
 
@@ -91,16 +93,12 @@ def _bounds(track: Sequence[TrainingPhase], unit: str) -> list[float]:
     return list(itertools.accumulate(lengths, initial=0.0))
 
 
-def _close(a: float, b: float, scale: float) -> bool:
-    return abs(a - b) <= 1e-9 * scale
-
-
 def _merge(
     pieces: Sequence[tuple[TrainingPhase, float, float]],
     begin: float,
     end: float,
     length: dict[str, float],
-    total: float,
+    slack: float,
 ) -> TrainingPhase:
     fields: dict[str, Any] = {}
     values: dict[Any, Any] = {}
@@ -108,7 +106,7 @@ def _merge(
     for phase, phase_begin, phase_end in pieces:
         if phase.name is not None:
             names.append(phase.name)
-        own = _set_fields(phase, starts=_close(begin, phase_begin, total))
+        own = _set_fields(phase, starts=abs(begin - phase_begin) <= slack)
         window = (
             (begin - phase_begin) / (phase_end - phase_begin),
             (end - phase_begin) / (phase_end - phase_begin),
@@ -132,10 +130,12 @@ def _merge(
 
 def _set_fields(phase: TrainingPhase, *, starts: bool) -> dict[str, Any]:
     defaults = {field.name: field.default for field in dataclasses.fields(phase)}
-    names = [*_VALUES, *_CONSTANTS] + (["on_enter"] if starts else [])
-    return {
-        name: getattr(phase, name) for name in names if getattr(phase, name) is not defaults[name]
-    }
+    names = [*_CONSTANTS, *(_AT_START if starts else ())]
+    differing = {name for name, default in defaults.items() if getattr(phase, name) is not default}
+    differing |= {name for name, decay in _VALUES.items() if decay in differing}
+    if phase.opt_state == defaults["opt_state"]:
+        differing.discard("opt_state")
+    return {name: getattr(phase, name) for name in [*_VALUES, *names] if name in differing}
 
 
 def _cut(curve: Curve, begin: float, end: float) -> Curve:

@@ -38,23 +38,17 @@ def build_optimizer(
     return optimizer
 
 
-def check_carry(policy: str, before: OptFn | None, after: OptFn | None) -> None:
+def check_carry(policy: str, before: type[Optimizer], after: type[Optimizer]) -> None:
     """Raise PhaseError where ``opt_state`` can't go from one optimizer class to the other."""
-    old, new = (bound(SGD if opt_fn is None else opt_fn)[0] for opt_fn in (before, after))
-    if policy == "keep" and old is not new:
-        raise PhaseError(
-            f"`opt_state` (='keep') needs the same class, got {name_of(old)} -> {name_of(new)}"
-        )
-    known = (SGD, *_ADAMS)
-    if policy == "map" and not all(
-        isinstance(f, type) and issubclass(f, known) for f in (old, new)
-    ):
-        raise PhaseError(
-            f"`opt_state` (='map') knows SGD, Adam and AdamW, got {name_of(old)} -> {name_of(new)}"
-        )
+    pair = f"{before.__name__} -> {after.__name__}"
+    if policy == "keep" and before is not after:
+        raise PhaseError(f"`opt_state` (='keep') needs the same class, got {pair}")
+    if policy == "map" and not all(issubclass(kind, (SGD, *_ADAMS)) for kind in (before, after)):
+        raise PhaseError(f"`opt_state` (='map') knows SGD, Adam and AdamW, got {pair}")
 
 
 _ADAMS = (torch.optim.Adam, torch.optim.AdamW)
+_OPTIONAL = {"amsgrad": "max_exp_avg_sq", "centered": "grad_avg"}  # of Adam, of RMSprop
 
 
 def carry_state(policy: str, before: Optimizer, after: Optimizer) -> None:
@@ -67,21 +61,33 @@ def carry_state(policy: str, before: Optimizer, after: Optimizer) -> None:
 
     An SGD gets the buffer of that m. An Adam gets the state that it has after one step whose
     gradient is m: step 1, exp_avg = (1 - beta1) * m, exp_avg_sq = (1 - beta2) * m^2; between two
-    Adams everything is kept, the step count included.
+    Adams everything is kept, the step count included. What only the new keywords ask for (the
+    maximum of ``amsgrad``, RMSprop's ``centered`` mean) begins at zero.
     """
     if policy == "fresh":
         return
-    for old_group, new_group in zip(before.param_groups, after.param_groups, strict=True):
+    old_groups = {param: group for group in before.param_groups for param in group["params"]}
+    for new_group in after.param_groups:
         for param in new_group["params"]:
             state = before.state.get(param)
             if not state:
                 continue
             if policy == "keep" or (isinstance(before, _ADAMS) and isinstance(after, _ADAMS)):
-                after.state[param] = dict(state)
+                after.state[param] = dict(state) | _added(param, state, new_group)
                 continue
-            mean = _mean_gradient(state, old_group)
+            mean = _mean_gradient(state, old_groups[param])
             if mean is not None:
                 after.state[param] = _state_of_mean(after, param, mean, new_group)
+
+
+def _added(
+    param: torch.Tensor, state: dict[str, Any], group: dict[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Return the entries that the group's options need and the state hasn't got."""
+    needed = [name for option, name in _OPTIONAL.items() if group.get(option)]
+    if "alpha" in group and group.get("momentum"):  # RMSprop
+        needed.append("momentum_buffer")
+    return {name: torch.zeros_like(param) for name in needed if name not in state}
 
 
 def _mean_gradient(state: dict[str, Any], group: dict[str, Any]) -> torch.Tensor | None:

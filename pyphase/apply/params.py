@@ -58,15 +58,28 @@ def _parameters(index: int, part: Any) -> list[torch.nn.Parameter]:
 
 
 def follow_model(
-    optimizer: torch.optim.Optimizer, groups: Sequence[Sequence[torch.nn.Parameter]]
+    optimizer: torch.optim.Optimizer,
+    before: Sequence[Sequence[torch.nn.Parameter]],
+    after: Sequence[Sequence[torch.nn.Parameter]],
 ) -> None:
-    """Give an optimizer the parameters that a model has now; drop those that it has lost."""
-    kept = {id(param) for params in groups for param in params}
+    """Give an optimizer what a model has gained, take away what it has lost.
+
+    Args:
+        optimizer: the optimizer; parameters that were never in ``before`` are left to it.
+        before, after: the parameters of each group, as :func:`collect_groups` gave them. New ones
+            join the group of their index; groups past the optimizer's are added to it.
+    """
+    known = {id(param) for params in before for param in params}
+    lost = known - {id(param) for params in after for param in params}
     for group in optimizer.param_groups:
         for param in group["params"]:
-            if id(param) not in kept:
+            if id(param) in lost:
                 optimizer.state.pop(param, None)
-        group["params"] = [param for param in group["params"] if id(param) in kept]
-    known = {id(param) for group in optimizer.param_groups for param in group["params"]}
-    for group, params in zip(optimizer.param_groups, groups, strict=False):
-        group["params"] += [param for param in params if id(param) not in known]
+        group["params"] = [param for param in group["params"] if id(param) not in lost]
+        known |= {id(param) for param in group["params"]}
+    for index, params in enumerate(after):
+        gained = [param for param in params if id(param) not in known]
+        if index < len(optimizer.param_groups):
+            optimizer.param_groups[index]["params"] += gained
+        elif gained:
+            optimizer.add_param_group({"params": gained})

@@ -37,9 +37,13 @@ class Snapshot:
         held: list[Any] = [*self.model.parameters(), *self.model.buffers()]
         held += [grad for _, grad in self._grads if grad is not None]
         if self.optimizer is not None:
-            self._groups = [dict(group) for group in self.optimizer.param_groups]
-            held += [v for g in self._groups for v in g.values() if isinstance(v, torch.Tensor)]
-            self._state = {p: copy.deepcopy(s) for p, s in self.optimizer.state.items()}
+            self._groups = [
+                (group, group | {"params": list(group["params"])})
+                for group in self.optimizer.param_groups
+            ]
+            self._state = {p: _copied(s) for p, s in self.optimizer.state.items()}
+            for record in (*(group for _, group in self._groups), *self._state.values()):
+                held += _tensors(record)
         self._tensors = [(tensor, tensor.detach().clone()) for tensor in held]
         self._rng = get_rng_state()
         self._own_rng = [generator.get_state() for generator in self._generators]
@@ -48,6 +52,7 @@ class Snapshot:
     def __exit__(self, *_: object) -> None:
         for module, training, buffers in self._modules:
             module.training = training
+            module._buffers.clear()
             module._buffers.update(buffers)
         for param, grad in self._grads:
             param.grad = grad
@@ -55,7 +60,8 @@ class Snapshot:
             for tensor, saved in self._tensors:
                 tensor.copy_(saved)
         if self.optimizer is not None:
-            for group, saved_group in zip(self.optimizer.param_groups, self._groups, strict=True):
+            self.optimizer.param_groups[:] = [group for group, _ in self._groups]
+            for group, saved_group in self._groups:
                 group.clear()
                 group.update(saved_group)
             self.optimizer.state.clear()
@@ -63,3 +69,14 @@ class Snapshot:
         set_rng_state(self._rng)
         for generator, state in zip(self._generators, self._own_rng, strict=True):
             generator.set_state(state)
+
+
+def _copied(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state with its own tensors and copies of everything else."""
+    return {k: v if isinstance(v, torch.Tensor) else copy.deepcopy(v) for k, v in state.items()}
+
+
+def _tensors(record: dict[str, Any]) -> list[torch.Tensor]:
+    """Return the tensors of a group or state, those within a tuple of betas included."""
+    parts = [v if isinstance(v, tuple) else (v,) for k, v in record.items() if k != "params"]
+    return [item for part in parts for item in part if isinstance(item, torch.Tensor)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import random
-import tempfile
+import uuid
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ def set_rng_state(state: dict[str, Any]) -> None:
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    for device, own in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(own, device)
 
 
 def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
@@ -50,15 +51,18 @@ def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None
         OSError: the folder can't be written to, or the disk is full.
     """
     target = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        # torch's writer hides what the file said behind an error about positions.
+        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+            raise error.__context__ from None
         raise
 
 
@@ -69,11 +73,31 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         PhaseError: the file is damaged, or not a pyphase checkpoint.
     """
+    _check_whole(path)  # torch.load doesn't compare the checksums
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PhaseError(f"{shown(str(path))} is not a whole checkpoint: {reason}") from None
+    except pickle.UnpicklingError:
+        raise PhaseError(
+            f"{shown(str(path))} is not a pyphase checkpoint: it holds objects other than tensors "
+            "and plain values"
+        ) from None
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise PhaseError(f"{shown(str(path))} is not a pyphase checkpoint: {reason}") from None
     if not isinstance(state, dict) or "pyphase" not in state:
         raise PhaseError(f"{shown(str(path))} is not a pyphase checkpoint")
     return state
+
+
+def _check_whole(path: str | os.PathLike[str]) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except OSError as error:
+        if error.filename is not None:  # not there, or not to be read
+            raise
+        damaged = str(error)
+    except (zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError, RuntimeError) as error:
+        damaged = str(error)
+    if damaged is not None:
+        raise PhaseError(f"{shown(str(path))} is not a whole checkpoint: {damaged}")
