@@ -89,7 +89,7 @@ def valid_part(data: Any) -> Any:
 def _batch_size(loader: Any) -> int | None:
     try:
         return check_whole("batch_size", getattr(loader, "batch_size", None))
-    except (TypeError, ValueError):  # none, or something else of that name
+    except Exception:  # none, or something else of that name
         return None
 
 

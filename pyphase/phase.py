@@ -182,10 +182,14 @@ class TrainingPhase:
     def _parse_values(self, taken: Mapping[Key, Curve]) -> dict[Key, Curve]:
         if self.values is None:
             return {}
-        if not isinstance(self.values, Mapping):
+        try:
+            items = list(self.values.items()) if isinstance(self.values, Mapping) else None
+        except Exception:  # somebody's mapping
+            items = None
+        if items is None:
             raise TypeError(f"`values` must be a dict of key: curve, got {shown(self.values)}")
         parsed: dict[Key, Curve] = {}
-        for key, value in self.values.items():
+        for key, value in items:
             _check_key(key, taken)
             curve = parse_value(f"values[{shown(key)}]", value, DecayType.NO)
             if callable(key) and curve.width > 1:

@@ -200,11 +200,14 @@ class Plan:
         return _core.Plan([end for _, end in self.spans], groups, tracks)
 
     def _track(self, key: Key) -> int:
-        if isinstance(key, str) or callable(key):
-            for track, (known, label) in enumerate(self.keys.items()):
-                if label == key if isinstance(key, str) else known == key:
-                    return track
-        raise PhaseError(f"`key` (={shown(key)}) must be one of {list(self.keys.values())}")
+        labels = list(self.keys.values())
+        try:
+            label = self.keys.get(key, key)
+        except Exception:  # not hashable
+            label = None
+        if not isinstance(label, str) or label not in labels:
+            raise PhaseError(f"`key` (={shown(key)}) must be one of {labels}")
+        return labels.index(label)
 
     def __repr__(self) -> str:
         return plan_text.render(self)
@@ -219,14 +222,18 @@ class Plan:
 def _check_phases(phases: Any) -> tuple[TrainingPhase, ...]:
     if isinstance(phases, TrainingPhase):
         raise TypeError("`phases` must be a sequence of TrainingPhase, got a single one")
-    if not isinstance(phases, Sequence) or isinstance(phases, str):
+    try:
+        given = None if isinstance(phases, str) else tuple(phases)
+    except Exception:
+        given = None
+    if given is None or not isinstance(phases, Sequence):
         raise TypeError(f"`phases` must be a sequence of TrainingPhase, got {shown(phases)}")
-    if not phases:
+    if not given:
         raise PhaseError("`phases` (=[]) must hold at least one phase")
-    for index, phase in enumerate(phases):
+    for index, phase in enumerate(given):
         if not isinstance(phase, TrainingPhase):
             raise TypeError(f"phases[{index}] must be a TrainingPhase, got {shown(phase)}")
-    return tuple(phases)
+    return given
 
 
 def _count_groups(plan: Plan) -> int:

@@ -41,13 +41,13 @@ def data_name(data: Any) -> str | None:
     if data is None:
         return None
     data = train_part(data)
-    name = getattr(data, "name", None)
+    name = _attribute(data, "name")
     if isinstance(name, str):
         return name
-    dataset = getattr(data, "dataset", None)
+    dataset = _attribute(data, "dataset")
     if dataset is not None:
-        batch = getattr(data, "batch_size", None)
-        size = "" if batch is None else f", batch {batch}"
+        batch = _attribute(data, "batch_size")
+        size = "" if batch is None else f", batch {argument_text(batch)}"
         return f"{data_name(dataset) or 'data'}{size}"
     if callable(data) and not hasattr(data, "__getitem__"):
         return _function_name(data)
@@ -121,3 +121,10 @@ def _function_name(function: Any) -> str:
         return f"{_function_name(function.func)}({', '.join(given)})"[:60]
     name = getattr(function, "__name__", type(function).__name__)
     return str(name).replace("<lambda>", "lambda")
+
+
+def _attribute(data: Any, name: str) -> Any:
+    try:
+        return getattr(data, name, None)
+    except Exception:  # a property of somebody's loader
+        return None

@@ -1,67 +1,87 @@
-"""Small real training problems for the tests."""
+"""Small models, data sets and loops that several test files share."""
 
-import random
-
-import numpy as np
 import torch
-from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from pyphase import PhaseLoop
 
 
-class Noisy(Dataset):
-    """Samples with augmentation from all three global generators."""
+class Batches:
+    """A loader of ``count`` batches, each a tensor that names the data set and the batch."""
 
-    def __init__(self, count, offset=0):
-        self.count, self.offset = count, offset
+    def __init__(self, name, count, batch_size=None):
+        self.name, self.count, self.batch_size = name, count, batch_size
+        self.started = 0
 
     def __len__(self):
         return self.count
 
-    def __getitem__(self, index):
-        noise = random.random() + float(np.random.rand()) + float(torch.rand(()))
-        x = torch.tensor([float(index + self.offset), noise, 1.0]) / self.count
-        return x, x.sum(dim=0, keepdim=True)
+    def __iter__(self):
+        self.started += 1
+        return iter([(self.name, index) for index in range(self.count)])
 
 
-def loader(count=12, batch_size=2, offset=0, **arguments):
-    return DataLoader(Noisy(count, offset), batch_size=batch_size, shuffle=True, **arguments)
+class Endless(Batches):
+    """The same without a length."""
+
+    __len__ = None
 
 
-def plain(count=12, batch_size=2, start=0.0):
-    x = (start + torch.arange(count, dtype=torch.float32)).reshape(-1, 1)
-    return DataLoader(TensorDataset(x, 3 * x), batch_size=batch_size)
+class Epochs:
+    """A sampler that notes the epochs it was told."""
+
+    def __init__(self, count):
+        self.count, self.epochs = count, []
+
+    def __len__(self):
+        return self.count
+
+    def __iter__(self):
+        return iter(range(self.count))
+
+    def set_epoch(self, epoch):
+        self.epochs.append(epoch)
 
 
 def net(seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.3), nn.Linear(4, 1))
+    """Return two layers, 3 -> 4 -> 1, with known weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 1))
 
 
-def seed_all(seed=0):
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+def make_loop(phases, data=None, model=None, **arguments):
+    """Return a loop over batches that only count."""
+    data = Batches("a", 10) if data is None else data
+    return PhaseLoop(net() if model is None else model, phases, data, **arguments)
 
 
-def train_step(model, loop, batch):
-    x, y = batch
-    loss = nn.functional.mse_loss(model(x), y)
-    loss.backward()
-    return loop.step(loss)
+def loss_of(model):
+    """Return a loss that reaches every parameter."""
+    return model(torch.ones(2, 3)).square().mean()
 
 
-def same_tensors(a, b):
-    """Assert that two nested states are equal bit for bit."""
+def advance(loop, steps=None):
+    """Take all steps, or the next few; return the batches."""
+    batches = []
+    while not loop.done and (steps is None or len(batches) < steps):
+        batches.append(next(iter(loop)))
+        loop.step(loss_of(loop.model))
+    return batches
+
+
+def same(a, b):
+    """Assert that two nests of tensors, dicts and lists are equal to the last bit."""
+    assert type(a) is type(b), (a, b)
     if isinstance(a, torch.Tensor):
-        assert isinstance(b, torch.Tensor)
+        assert a.dtype == b.dtype
         assert torch.equal(a, b)
     elif isinstance(a, dict):
-        assert a.keys() == b.keys()
+        assert list(a) == list(b)
         for key in a:
-            same_tensors(a[key], b[key])
+            same(a[key], b[key])
     elif isinstance(a, list | tuple):
         assert len(a) == len(b)
         for one, two in zip(a, b, strict=True):
-            same_tensors(one, two)
+            same(one, two)
     else:
         assert a == b

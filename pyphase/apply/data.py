@@ -32,6 +32,7 @@ class Feed:
         self.length = loader_length(loader)
         self._start: dict[str, Any] | None = None
         self._batches: Iterator[Any] | None = None
+        self._held: list[Any] = []  # the batch that is given again after loading
 
     @property
     def at_epoch_end(self) -> bool:
@@ -40,12 +41,15 @@ class Feed:
 
     def next(self) -> Any:
         """Return the next batch; start the next epoch where one has ended."""
-        if self._batches is None or self.at_epoch_end:
+        if self._held:
+            self.batch += 1
+            return self._held.pop()
+        if self._batches is None:
             self._begin_epoch()
         assert self._batches is not None
         try:
             batch = next(self._batches)
-        except StopIteration:
+        except StopIteration:  # not at `length` batches: a loader may have code after its last one
             if self.batch == 0:
                 raise PhaseError(
                     f"`data` (={shown(self.loader)}) gave no batch in epoch {self.epoch}; a "
@@ -59,8 +63,7 @@ class Feed:
     def _begin_epoch(self) -> None:
         if self._batches is not None:
             self.epoch += 1
-        sampler = getattr(self.loader, "sampler", None)
-        for part in (self.loader, sampler, getattr(self.loader, "batch_sampler", None)):
+        for part in _parts(self.loader):
             set_epoch = getattr(part, "set_epoch", None)
             if set_epoch is not None:
                 set_epoch(self.epoch)
@@ -71,7 +74,12 @@ class Feed:
 
     def state_dict(self, *, pending: bool = False) -> dict[str, Any]:
         """Return the position: after the last batch, or before it while it is ``pending``."""
-        return {"epoch": self.epoch, "batch": self.batch - pending, "start": self._start}
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "pending": pending,
+            "start": self._start,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved position: begin its epoch anew and leave out the batches taken."""
@@ -83,18 +91,29 @@ class Feed:
         for generator, own in zip(generators(self.loader), start["own"], strict=True):
             generator.set_state(own)
         self._begin_epoch()
+        batch = None
         while self.batch < taken:
-            if next(self._batches or iter(()), self) is self:
+            batch = next(self._batches or iter(()), self)
+            if batch is self:
                 raise PhaseError(
                     f"`data` (={shown(self.loader)}) ended after {self.batch} batches, but the "
                     f"saved position is after {taken}: it is not the data of the saved run"
                 )
             self.batch += 1
+        if state["pending"]:
+            self.batch -= 1
+            self._held = [batch]
 
 
 def generators(loader: Any) -> list[torch.Generator]:
-    """Return the generators that a loader and its sampler own, each once."""
-    parts = (loader, getattr(loader, "sampler", None))
-    found = [getattr(part, "generator", None) for part in parts]
+    """Return the generators that a loader and its samplers own, each once."""
+    found = [getattr(part, "generator", None) for part in _parts(loader)]
     own = {id(g): g for g in found if isinstance(g, torch.Generator)}
     return list(own.values())
+
+
+def _parts(loader: Any) -> list[Any]:
+    """Return a loader and its samplers, each once; a batch sampler has its own inside."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    samplers = [getattr(part, "sampler", None) for part in (loader, batch_sampler)]
+    return list({id(part): part for part in (loader, batch_sampler, *samplers)}.values())

@@ -103,9 +103,13 @@ class PhaseLoop:
         self._feed: Feed | None = None
         self._feed_phase = -1
         self.check = DivergenceCheck()
-        self._check_changes()
+        if optimizer is not None and self.plan.opt_fns[0] is not None:
+            raise PhaseError(
+                "`optimizer` serves the phases before the first `opt_fn`: there is none"
+            )
         self.optimizer = self._make_optimizer(0)
         self._groups = self._bind(0, self.optimizer)
+        self._check_changes()
         self._groups.write(self.optimizer.param_groups, 0)
 
     @property
@@ -169,9 +173,10 @@ class PhaseLoop:
             raise PhaseError("step() takes the step of a batch: call it once for each batch")
         self._has_batch = False
         self.in_step = True
-        taken = self._take_step(loss)
-        self.in_step = False
-        return taken
+        try:
+            return self._take_step(loss)
+        finally:
+            self.in_step = False
 
     def _take_step(self, loss: torch.Tensor | float | None) -> bool:
         if self._stop_div:
@@ -205,7 +210,7 @@ class PhaseLoop:
         )
 
     def _backward(self, loss: Any) -> None:
-        if not isinstance(loss, torch.Tensor) or loss.grad_fn is None:
+        if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
             raise PhaseError(
                 "step() found no gradient: call loss.backward() before it, or hand it the loss"
             )
@@ -231,11 +236,10 @@ class PhaseLoop:
 
     def _start_phase(self, index: int) -> None:
         phase = self.plan.phases[index]
-        self._entered = index
-        self.check = DivergenceCheck()
         if phase.on_enter is not None:
+            params = self._collect()
             phase.on_enter(self)
-            follow_model(self.optimizer, self._collect())
+            follow_model(self.optimizer, params, self._collect())
         before, opt_before = self._groups, self.optimizer
         if self.plan.changes_optimizer(index):
             self.optimizer = self._make_optimizer(index)
@@ -243,6 +247,8 @@ class PhaseLoop:
         self._groups.write(self.optimizer.param_groups, self.plan.spans[index][0])
         if self._groups is not before:
             carry_state(phase.opt_state, opt_before, self.optimizer)
+        self.check = DivergenceCheck()
+        self._entered = index
 
     def _collect(self) -> list[list[torch.nn.Parameter]]:
         return collect_groups(self.model, self._groups_arg)
@@ -270,33 +276,40 @@ class PhaseLoop:
 
     def _check_changes(self) -> None:
         """Build each later optimizer once: what can't work is said before any training."""
+        before = type(self.optimizer)
         for index, phase in enumerate(self.plan.phases):
             if not self.plan.changes_optimizer(index):
                 continue
-            self._bind(index, self._make_optimizer(index))
+            optimizer = self._make_optimizer(index)
+            self._bind(index, optimizer)
             try:
-                check_carry(phase.opt_state, self.plan.opt_fns[index - 1], self.plan.opt_fns[index])
+                check_carry(phase.opt_state, before, type(optimizer))
             except PhaseError as error:
                 raise PhaseError(f"{self.plan.label(index)}: {error}") from None
+            before = type(optimizer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the rest of the run depends on.
 
         Take it between a step and the next batch. A batch that has been given but not stepped is
-        given again after loading.
+        given again after loading. The tensors are the live ones: save or copy them before the next
+        step.
         """
+        begun = not self.done and self.phase_index == self._entered
         return {
             "pyphase": "loop 1",
             "plan": self.plan.to_json(),
             "position": self.position,
-            "entered": self._entered,
+            "entered": self.position if begun else self.position - 1,
             "stopped": self.stopped,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "optimizer_class": type(self.optimizer).__name__,
             "own": {name: list(own) for name, own in self._groups.own.items()},
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "check": self.check.state_dict(),
             "feed": None if self._feed is None else self._feed.state_dict(pending=self._has_batch),
+            "sources": self._sources.state_dict(),
             "rng": get_rng_state(),
         }
 
@@ -310,24 +323,64 @@ class PhaseLoop:
             PhaseError: the state was saved under another plan (the message shows the differences),
                 unless ``accept_other_plan``; or it is no state of a PhaseLoop.
         """
-        if not isinstance(state, dict) or state.get("pyphase") != "loop 1":
-            raise PhaseError("not a state of a PhaseLoop")
+        _check_state(state)
         self.plan.check_same(state["plan"], accept=accept_other_plan)
         if self._entered >= 0 or self.position:
             raise PhaseError("load the state into a new loop, before its first batch")
-        while self._entered < state["entered"]:
-            self._start_phase(self._entered + 1)
-        self.position, self.stopped = state["position"], state["stopped"]
+        self._enter_again(state["entered"], state["position"])
+        if type(self.optimizer).__name__ != state["optimizer_class"]:
+            raise PhaseError(
+                f"the state is of {state['optimizer_class']}, but step {self.position} of this "
+                f"plan has {type(self.optimizer).__name__}"
+            )
+        try:
+            self._restore(state)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if isinstance(error, PhaseError):
+                raise
+            raise PhaseError(f"the state doesn't fit this run: {error}") from error
+
+    def _enter_again(self, entered: int, position: int) -> None:
+        """Enter the phases up to the one of step ``entered``, as training to ``position`` did."""
+        last = self.plan.phase_at(entered) if entered >= 0 else -1
+        for index, (begin, end) in enumerate(self.plan.spans[: last + 1]):
+            self.position = begin
+            self._start_phase(index)
+            # Functions that no later phase calls keep the value of the last step.
+            self._groups.write(self.optimizer.param_groups, min(position, end - 1))
+        self.position = position
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.stopped = state["stopped"]
         self.model.load_state_dict(state["model"])
+        options = [{**group, "params": None} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
-        self._groups = self._bind(self._groups.phases[0], self.optimizer, state["own"])
+        if Plan.from_json(state["plan"]).digest != self.plan.digest:
+            for group, own_options in zip(self.optimizer.param_groups, options, strict=True):
+                group.update(own_options | {"params": group["params"]})
+        own = {name: state["own"].get(name, own) for name, own in self._groups.own.items()}
+        self._groups = self._bind(self._groups.phases[0], self.optimizer, own)
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.check.load_state_dict(state["check"])
+        self._sources.load_state_dict(state["sources"])
         if state["feed"] is not None:
-            self._feed = Feed(self._sources.train(self._entered))
-            self._feed_phase = self._entered
+            self._feed_phase = max(self._entered, 0)
+            self._feed = Feed(self._sources.train(self._feed_phase))
             self._feed.load_state_dict(state["feed"])
         if self.phase_index == max(self._entered, 0):
             self._groups.write(self.optimizer.param_groups, self.position)
         set_rng_state(state["rng"])
+
+
+_PARTS = {"plan": str, "position": int, "entered": int, "model": dict, "optimizer": dict}
+_PARTS |= {"optimizer_class": str, "own": dict, "check": dict, "sources": dict, "rng": dict}
+
+
+def _check_state(state: Any) -> None:
+    if not isinstance(state, dict) or state.get("pyphase") != "loop 1":
+        raise PhaseError("not a state of a PhaseLoop")
+    wrong = [name for name, kind in _PARTS.items() if not isinstance(state.get(name), kind)]
+    wrong += [name for name in ("stopped", "scaler", "feed") if name not in state]
+    if wrong:
+        raise PhaseError(f"not a state of a PhaseLoop: `{wrong[0]}` is missing or wrong")

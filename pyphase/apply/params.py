@@ -66,8 +66,9 @@ def follow_model(
 
     Args:
         optimizer: the optimizer; parameters that were never in ``before`` are left to it.
-        before, after: the parameters of each group, as :func:`collect_groups` gave them. New ones
-            join the group of their index; groups past the optimizer's are added to it.
+        before: the parameters of each group until now, as :func:`collect_groups` gave them.
+        after: those of now. New ones join the group of their index; groups past the optimizer's
+            are added to it.
     """
     known = {id(param) for params in before for param in params}
     lost = known - {id(param) for params in after for param in params}

@@ -102,6 +102,13 @@ class PhaseScheduler(LRScheduler):
         self.last_epoch = step
         self._step_count += 1
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_write"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._write = self._groups.fast_write
+
     def _set(self, step: int) -> None:
         self._groups.write(self.optimizer.param_groups, step)
         self._write = self._groups.fast_write

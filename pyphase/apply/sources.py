@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
+from pyphase.apply.data import generators
 from pyphase.errors import PhaseError, shown
 from pyphase.lengths import loader_length, train_part, valid_part
 from pyphase.phase import TrainingPhase, check_data
@@ -30,10 +33,11 @@ class Sources:
     ) -> None:
         planned = isinstance(phases, Plan)
         listed: Any = phases.phases if isinstance(phases, Plan) else phases
+        _checked(listed)
         defaults = _one_per_phase(data, listed)
         self._made: dict[int, Any] = {}
         self._data: list[Any] = []
-        for index, phase in enumerate(_checked(listed)):
+        for index, phase in enumerate(listed):
             own = phase.data if phase.data is not None else defaults[index]
             own = self._data[-1] if own is None and self._data else own
             if own is None:
@@ -72,7 +76,10 @@ class Sources:
 
     def same(self, a: int, b: int) -> bool:
         """Tell whether two phases share their data, so that its iterator goes on."""
-        return a >= 0 and self._data[a] is self._data[b]
+        if a < 0:
+            return False
+        one, other = self._data[a], self._data[b]
+        return one is other or train_part(one) is train_part(other)
 
     def train(self, index: int) -> Any:
         """Return the training loader of a phase, made now if it was not made before."""
@@ -81,6 +88,28 @@ class Sources:
     def valid(self, index: int) -> Any:
         """Return the validation loader that came with the data of a phase."""
         return valid_part(self._resolve(index)) if index >= 0 else None
+
+    def state_dict(self) -> dict[int, list[torch.Tensor]]:
+        """Return the states of the loaders' own generators, by the first phase of each loader.
+
+        A loader that is left may be used again by a later phase.
+        """
+        seen: set[int] = set()
+        states: dict[int, list[torch.Tensor]] = {}
+        for index, source in enumerate(self._data):
+            known = not _makes(source) or id(source) in self._made
+            if known and id(source) not in seen:
+                seen.add(id(source))
+                own = [generator.get_state() for generator in generators(self.train(index))]
+                states |= {index: own} if own else {}
+        return states
+
+    def load_state_dict(self, states: dict[int, list[torch.Tensor]]) -> None:
+        """Set the generators back; a loader is made again for it."""
+        for index, own in states.items():
+            if index < len(self._data):
+                for generator, state in zip(generators(self.train(index)), own, strict=True):
+                    generator.set_state(state)
 
     def _resolve(self, index: int) -> Any:
         source = self._data[index]
@@ -113,7 +142,7 @@ def _makes(source: Any) -> bool:
 
 
 def _one_per_phase(data: Any, phases: Any) -> list[Any]:
-    count = len(phases) if isinstance(phases, Sequence) else 0
+    count = len(phases)
     if not isinstance(data, list):
         check_data(data)
         return [data] * count
@@ -127,10 +156,9 @@ def _one_per_phase(data: Any, phases: Any) -> list[Any]:
     return data
 
 
-def _checked(phases: Any) -> Sequence[TrainingPhase]:
+def _checked(phases: Any) -> None:
     if not isinstance(phases, Sequence) or isinstance(phases, str):
         raise TypeError(f"`phases` must be a Plan or a list of phases, got {shown(phases)}")
     for index, phase in enumerate(phases):
         if not isinstance(phase, TrainingPhase):
             raise TypeError(f"phases[{index}] must be a TrainingPhase, got {shown(phase)}")
-    return phases
