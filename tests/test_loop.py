@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import net, plain
+from training import net, plain
 from torch import nn
 from torch.optim import SGD, Adam, AdamW
 
@@ -194,7 +194,7 @@ def test_weight_decay_stays_with_its_phase_across_optimizers():
     decays = []
     for x, _ in loop:
         group = loop.optimizer.param_groups[0]
-        decays.append((group["weight_decay"], group.get("decoupled_weight_decay", 0.0)))
+        decays.append((group["weight_decay"], group.get("wd", 0.0)))
         loop.step(loop.model(x).square().mean())
     assert decays == [(0.0, 0.5), (0.2, 0.0), (0.01, 0.0)]
 

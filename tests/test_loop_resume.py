@@ -5,7 +5,7 @@ import io
 
 import pytest
 import torch
-from toys import loader, net, same_tensors, seed_all, train_step
+from training import loader, net, same_tensors, seed_all, train_step
 from torch import nn
 from torch.optim import SGD, Adam, AdamW
 

@@ -11,9 +11,10 @@ from pyphase.errors import PhaseError
 from pyphase.phase import Key
 from pyphase.plan import Plan
 
-__all__ = ["DECOUPLED", "Groups", "decay_decoupled"]
+__all__ = ["Groups", "decay_decoupled"]
 
-DECOUPLED = "decoupled_weight_decay"
+_TRACK = "decoupled_weight_decay"
+_DECAY = "wd"  # its entry in the groups, as in fastai 0.7; Adam has a flag by the track's name
 
 
 class Groups:
@@ -47,7 +48,7 @@ class Groups:
         self.slots = _find_slots(plan, optimizer, self.phases)
         self.own = _read_own(self.slots, optimizer) if own is None else own
         self._bind()
-        if any(key == DECOUPLED for key in self.slots):
+        if any(key == _TRACK for key in self.slots):
             _hook_decoupled(optimizer)
 
     def _bind(self) -> None:
@@ -135,10 +136,10 @@ def _find_slot(key: str, optimizer: torch.optim.Optimizer) -> tuple[str, int] | 
         "lr": [("lr", -1)],
         "momentum": [("betas", 0), ("momentum", -1)],
         "beta": [("betas", 1), ("alpha", -1)],
-        DECOUPLED: [(DECOUPLED, -1)],
+        _TRACK: [(_DECAY, -1)],
     }.get(key, [(name, int(element) if element else -1)])
     for choice in choices:
-        if choice[0] == DECOUPLED or all(_has(group, *choice) for group in optimizer.param_groups):
+        if choice[0] == _DECAY or all(_has(group, *choice) for group in optimizer.param_groups):
             return choice
     return None
 
@@ -170,7 +171,7 @@ def _class_name(optimizer: Any) -> str:
 def decay_decoupled(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     """Shrink each parameter with a gradient: p <- p - lr * wd * p, wd the group's decoupled one."""
     for group in optimizer.param_groups:
-        decay = group.get(DECOUPLED, 0.0)
+        decay = group.get(_DECAY, 0.0)
         params = [p for p in group["params"] if p.grad is not None]
         if decay and params:
             with torch.no_grad():
