@@ -31,7 +31,7 @@ struct Writer {
 // A float that nothing but its container refers to can be overwritten: nobody can tell, and it is
 // several times faster than a new float and a new dictionary entry. One that somebody else may
 // have kept is replaced. (Without the GIL a count of one proves nothing.)
-bool overwrite(PyObject *number, double value) {
+inline bool overwrite(PyObject *number, double value) {
 #ifdef Py_GIL_DISABLED
   return false;
 #else
@@ -86,17 +86,12 @@ bool is_key(PyObject *key, const Slot &slot) {
          (PyUnicode_Check(key) && PyUnicode_Compare(key, slot.key.ptr()) == 0);
 }
 
-// group[key], or null: borrowed. The groups of an optimizer have their keys in the same order, so
-// the key is first looked for at its last position, without hashing.
-PyObject *find(PyObject *group, Slot &slot) {
+// group[key], or null: borrowed; remembers the position.
+[[gnu::noinline]] PyObject *search(PyObject *group, Slot &slot) {
   PyObject *key = nullptr;
   PyObject *value = nullptr;
-  Py_ssize_t position = slot.position;
-  if (PyDict_Next(group, &position, &key, &value) && is_key(key, slot)) {
-    return value;
-  }
   Py_ssize_t next = 0;
-  for (position = 0; PyDict_Next(group, &next, &key, &value); position = next) {
+  for (Py_ssize_t position = 0; PyDict_Next(group, &next, &key, &value); position = next) {
     if (is_key(key, slot)) {
       slot.position = position;
       return value;
@@ -105,28 +100,47 @@ PyObject *find(PyObject *group, Slot &slot) {
   return nullptr;
 }
 
-bool write_slot(Slot &slot, PyObject *group, double value, PyObject *fill_name) {
-  PyObject *current = find(group, slot);
+// The groups of an optimizer have their keys in the same order: the key is first looked for at its
+// last position, without hashing.
+inline PyObject *find(PyObject *group, Slot &slot) {
+  PyObject *key = nullptr;
+  PyObject *value = nullptr;
+  Py_ssize_t position = slot.position;
+  const bool found = PyDict_Next(group, &position, &key, &value) && key == slot.key.ptr();
+  return found ? value : search(group, slot);
+}
+
+// Everything but the overwriting of a float.
+[[gnu::noinline]] bool replace(Slot &slot, PyObject *group, PyObject *current, double value,
+                               PyObject *fill_name) {
+  const auto number = py::reinterpret_steal<py::object>(PyFloat_FromDouble(value));
+  if (!number) {
+    return false;
+  }
   if (slot.element < 0) {
-    if (current != nullptr && overwrite(current, value)) {
-      return true;
-    }
-    const auto number = py::reinterpret_steal<py::object>(PyFloat_FromDouble(value));
-    return number && write_entry(group, slot.key.ptr(), current, number, fill_name);
+    return write_entry(group, slot.key.ptr(), current, number, fill_name);
   }
   if (current == nullptr || !PyTuple_Check(current) || slot.element >= PyTuple_GET_SIZE(current)) {
     PyErr_Format(PyExc_TypeError, "param_groups[...][%R] must be a tuple of at least %zd values",
                  slot.key.ptr(), slot.element + 1);
     return false;
   }
-  if (Py_REFCNT(current) == 1 && overwrite(PyTuple_GET_ITEM(current, slot.element), value)) {
-    return true;
-  }
-  const auto number = py::reinterpret_steal<py::object>(PyFloat_FromDouble(value));
-  return number && write_element(group, slot, current, number, fill_name);
+  return write_element(group, slot, current, number, fill_name);
 }
 
-bool write_group(Writer &writer, PyObject *group, std::size_t g, Fractions at_step) {
+inline bool write_slot(Slot &slot, PyObject *group, double value, PyObject *fill_name) {
+  PyObject *current = find(group, slot);
+  PyObject *number = current;
+  if (slot.element >= 0) {
+    const bool is_own = current != nullptr && PyTuple_CheckExact(current) &&
+                        Py_REFCNT(current) == 1 && slot.element < PyTuple_GET_SIZE(current);
+    number = is_own ? PyTuple_GET_ITEM(current, slot.element) : nullptr;
+  }
+  return (number != nullptr && overwrite(number, value)) ||
+         replace(slot, group, current, value, fill_name);
+}
+
+inline bool write_group(Writer &writer, PyObject *group, std::size_t g, Fractions at_step) {
   if (!PyDict_Check(group)) {
     PyErr_SetString(PyExc_TypeError, "param_groups must be a list of dicts");
     return false;
@@ -147,7 +161,7 @@ bool write_group(Writer &writer, PyObject *group, std::size_t g, Fractions at_st
 
 // Starts loading the dictionaries that come next: with many groups, a step waits for memory more
 // than it computes. First the object, two groups later the table that it points to.
-void prefetch(PyObject *groups, Py_ssize_t g) {
+inline void prefetch(PyObject *groups, Py_ssize_t g) {
   const Py_ssize_t size = PyList_GET_SIZE(groups);
   if (g + 4 < size) {
     __builtin_prefetch(PyList_GET_ITEM(groups, g + 4));
