@@ -246,7 +246,7 @@ def draw(results: dict[int, dict[str, Timing]], path: str) -> None:
     for name in results[1]:
         if not name.startswith(" "):
             medians = [1e6 * found[name].median for found in results.values()]
-            style = {"lw": 2.5, "color": "C3"} if name.startswith("pyphase") else {"lw": 1.2}
+            style = {"lw": 2.5, "color": "black"} if name.startswith("pyphase") else {"lw": 1.2}
             axes.loglog(list(results), medians, "o-", label=name, **style)
     axes.set_xlabel("parameter groups")
     axes.set_ylabel("microseconds a step")

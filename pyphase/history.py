@@ -17,8 +17,8 @@ class History:
     Attributes:
         steps: the steps whose losses were recorded.
         losses: the training loss of each of them.
-        rows: a dict per epoch, with the keys epoch, step, phase, train_loss, valid_loss, one per
-            metric, and seconds.
+        rows: a dict per epoch, with the keys epoch, step, phase, train_loss, valid_loss, and one
+            per metric.
     """
 
     def __init__(self) -> None:
@@ -78,4 +78,6 @@ def _width(column: str) -> int:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from pyphase.apply.batch import run_batch
+from pyphase.apply.data import generators
 from pyphase.apply.loop import PhaseLoop
 from pyphase.apply.params import GroupsArg
 from pyphase.apply.state import get_rng_state, load_checkpoint, save_checkpoint, set_rng_state
@@ -129,7 +131,9 @@ class Learner:
 
         Raises:
             PhaseError: phases, data and cut don't fit, or the checkpoint is of another plan.
+            TypeError: an argument has the wrong type.
         """
+        callbacks = _check_callbacks(callbacks)
         data: Any = self.data if data_list is None else list(data_list)
         loop = PhaseLoop(self.model, phases, data, groups=self.groups, stop_div=stop_div)
         end = cut_position(loop.plan, cut)
@@ -154,6 +158,8 @@ class Learner:
         bar: Progress,
     ) -> None:
         loop, history = self.loop, self.sched.history
+        if loop.stopped is not None:  # resumed where the loss had diverged
+            bar.say(loop.stopped)
         self._end_epoch(end, callbacks, bar)  # a resumed run may owe a validation
         last_phase = -1
         for batch in () if loop.position >= end else loop:
@@ -185,7 +191,6 @@ class Learner:
             return
         began = len([step for step in history.steps if step < self._valid_step])
         losses = history.losses[began:]
-        self._valid_step = loop.position
         row = {
             "epoch": len(history.rows),
             "step": loop.position,
@@ -193,6 +198,7 @@ class Learner:
             "train_loss": sum(losses) / max(len(losses), 1),
         }
         history.add_row(row | self.validate())
+        self._valid_step = loop.position  # not before: interrupted, it is still owed
         bar.row(history.rows[-1], history.columns)
         _call(callbacks, "on_epoch_end", self)
 
@@ -200,7 +206,7 @@ class Learner:
         """Return the mean loss and metrics over the validation data, {} where there is none.
 
         The data that goes with the running phase comes before the learner's own. The model is in
-        eval mode meanwhile; the random generators are left as they were.
+        eval mode meanwhile; the random generators are left as they were, the data's own included.
         """
         data = None if self._loop is None else self._loop.valid_data
         data = valid_part(self.data) if data is None else data
@@ -208,7 +214,8 @@ class Learner:
             return {}
         functions = {"valid_loss": self.loss_fn} | {_name(m): m for m in self.metrics}
         totals, count = dict.fromkeys(functions, 0.0), 0
-        rng, was_training = get_rng_state(), self.model.training
+        modes = [(module, module.training) for module in self.model.modules()]
+        rng, own = get_rng_state(), [(g, g.get_state()) for g in generators(data)]
         self.model.eval()
         try:
             with torch.no_grad():
@@ -219,8 +226,11 @@ class Learner:
                     for name, function in functions.items():
                         totals[name] += size * float(function(output, target))
         finally:
-            self.model.train(was_training)
+            for module, training in modes:
+                module.training = training
             set_rng_state(rng)
+            for generator, state in own:
+                generator.set_state(state)
         if count == 0:
             raise PhaseError(f"the validation data (={shown(data)}) holds no sample")
         return {name: total / count for name, total in totals.items()}
@@ -236,7 +246,10 @@ class Learner:
         return result
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the fit: everything that the rest of it depends on."""
+        """Return the state of the fit: everything that the rest of it depends on.
+
+        Its tensors are the live ones, as torch's: ``copy.deepcopy`` keeps them as they are now.
+        """
         return {
             "pyphase": "learner 1",
             "loop": self.loop.state_dict(),
@@ -247,7 +260,8 @@ class Learner:
     def _resume(self, state: dict[str, Any]) -> None:
         if state.get("pyphase") != "learner 1":
             raise PhaseError("not a state of a Learner's fit")
-        self.loop.load_state_dict(state["loop"])
+        # torch's optimizers go on with the tensors that they load: the caller keeps his own.
+        self.loop.load_state_dict(copy.deepcopy(state["loop"]))
         self.sched.history.load_state_dict(state["history"])
         self._valid_step = state["valid_step"]
 
@@ -259,6 +273,13 @@ class Learner:
         """Read the model's weights from what :meth:`save` or a :class:`Checkpoint` wrote."""
         state = load_checkpoint(path)
         self.model.load_state_dict(state["loop"]["model"] if "loop" in state else state["model"])
+
+
+def _check_callbacks(callbacks: Any) -> tuple[Callback, ...]:
+    found = tuple(callbacks) if isinstance(callbacks, Iterable) else (callbacks,)
+    if not all(isinstance(callback, Callback) for callback in found):
+        raise TypeError(f"`callbacks` must be a list of Callback, got {shown(callbacks)}")
+    return found
 
 
 def _call(callbacks: Sequence[Callback], event: str, learn: Learner) -> None:

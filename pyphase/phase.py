@@ -169,9 +169,9 @@ class TrainingPhase:
         elif _parse_decay("momentum", self.momentum_decay)[0] is not DecayType.NO:
             raise PhaseError("`momentum_decay` is given, but `momentum` is None")
         if self.beta is not None:
-            tracks["beta"] = Constant(check_numbers("beta", self.beta))
+            tracks["beta"] = _parse_constant("beta", self.beta)
         if self.wds is not None:
-            tracks["weight_decay"] = Constant(check_numbers("wds", self.wds))
+            tracks["weight_decay"] = _parse_constant("wds", self.wds)
         for key, curve in tracks.items():
             _check_range(str(key), curve)
         if self.wds is not None and not self.wd_loss:
@@ -244,6 +244,15 @@ def parse_value(name: str, value: Any, decay: Any) -> Curve:
         return shapes[kind](start, end)
     except PhaseError as error:
         raise PhaseError(f"`{name}` (={shown(value)}): {error}") from None
+
+
+def _parse_constant(name: str, value: Any) -> Curve:
+    if isinstance(value, tuple):
+        raise PhaseError(
+            f"`{name}` (={shown(value)}) is constant over a phase: give a number, or a list with "
+            "one per parameter group"
+        )
+    return Constant(check_numbers(name, value))
 
 
 def _parse_decay(name: str, decay: Any) -> tuple[DecayType, float]:

@@ -9,6 +9,10 @@ from pyphase.history import header_line, row_line
 
 __all__ = ["Progress"]
 
+# In 80 columns, a label of that length leaves some for the bar itself.
+_LABEL = 20
+_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+
 
 class Progress:
     """Show one bar per epoch and one line per result; nothing at all unless ``enabled``.
@@ -41,7 +45,7 @@ class Progress:
         self._average = 0.9 * self._average + 0.1 * loss
         smoothed = self._average / (1 - 0.9**self._count)
         lr = loop.optimizer.param_groups[-1]["lr"]
-        self._bar.set_postfix_str(f"loss {smoothed:.4f}, lr {float(lr):.2e}", refresh=False)
+        self._bar.set_postfix_str(f"loss {smoothed:.4f}, lr {float(lr):.1e}", refresh=False)
         self._bar.update()
 
     def row(self, row: dict[str, Any], columns: list[str]) -> None:
@@ -69,7 +73,12 @@ class Progress:
         name = loop.phase.name
         label = f"phase {loop.phase_index}" + ("" if name is None else f" {name}")
         self._bar = tqdm(
-            desc=label, initial=done, total=total, leave=False, dynamic_ncols=True, unit="step"
+            desc=label[:_LABEL],
+            initial=done,
+            total=total,
+            leave=False,
+            dynamic_ncols=True,
+            bar_format=_FORMAT,
         )
         self._count, self._average = 0, 0.0
 

@@ -266,7 +266,7 @@ WRONG = [
     (lambda: Part(3, 0, 1), TypeError, "`curve` must be a curve other than Part, got 3"),
     (lambda: Linear(1)(1.5), PhaseError, r"`fraction` \(=1.5\) must be in \[0, 1\]"),
     (lambda: Linear(1)(None), TypeError, "`fraction` must be a number, got None"),
-    (lambda: Curve()(0.5), TypeError, "Curve is a base class"),
+    (lambda: Curve()(0.5), TypeError, "Curve has no closed form"),
 ]
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training import net, plain
 from torch import nn
 from torch.optim import SGD, Adam, AdamW
+from training import net, plain
 
 from pyphase import DecayType, Linear, PhaseError, PhaseLoop, Plan, TrainingPhase, overlay
 

@@ -5,9 +5,9 @@ import io
 
 import pytest
 import torch
-from training import loader, net, same_tensors, seed_all, train_step
 from torch import nn
 from torch.optim import SGD, Adam, AdamW
+from training import loader, net, same_tensors, seed_all, train_step
 
 from pyphase import DecayType, PhaseError, PhaseLoop, TrainingPhase
 

@@ -220,7 +220,7 @@ def test_digest_and_diff_of_equal_plans():
     ("changes", "line"),
     [
         ({"lr": 0.2}, "phase 0 ('a'): lr: 0.1 != 0.2"),
-        ({"lr": Linear(0.1)}, "phase 0 ('a'): lr: 0.1 != 0.1 -> 0 linear"),
+        ({"lr": Linear(0.1)}, "phase 0 ('a'): lr: 0.1 != 0.1->0 lin"),
         ({"lr": 0.1000001}, "phase 0 ('a'): lr: Constant(value=0.1) != Constant(value=0.1000001)"),
         ({"momentum": None}, "phase 0 ('a'): momentum: 0.9 != not set"),
         ({"values": {"eps": 1e-6}}, "phase 0 ('a'): eps: not set != 1e-06"),

@@ -253,6 +253,10 @@ PyMethodDef write_method = {
 
 py::object make_writer(std::shared_ptr<const Plan> plan, std::vector<Slot> slots) {
   for (Slot &slot : slots) {
+    if (slot.track >= plan->tracks().size() ||
+        slot.own.size() != static_cast<std::size_t>(plan->num_groups())) {
+      throw py::value_error("a slot must name a track, and an own value for each group");
+    }
     PyObject *key = slot.key.release().ptr();
     PyUnicode_InternInPlace(&key);
     slot.key = py::reinterpret_steal<py::str>(key);

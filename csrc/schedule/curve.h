@@ -78,10 +78,11 @@ inline double exponential(const Curve &c, double f, double g) {
   return f < g ? c.start * std::pow(c.end / c.start, f) : c.end * std::pow(c.start / c.end, g);
 }
 
-// a = (1 - f)^power; near f = 0, where 1 - a cancels, b comes from expm1.
+// a = (1 - f)^power; where 1 - a would cancel, b comes from expm1.
 inline double polynomial(const Curve &c, double f, double g) {
   const double a = std::pow(g, c.param);
-  const double b = a > 0.5 ? -std::expm1(c.param * std::log1p(-f)) : 1.0 - a;
+  const double log_g = f < 0.5 ? std::log1p(-f) : std::log(g);
+  const double b = a > 0.5 ? -std::expm1(c.param * log_g) : 1.0 - a;
   return c.start * a + c.end * b;
 }
 
