@@ -37,7 +37,7 @@ def phase_lengths(
         elif phase.epochs is not None:
             if per_epoch is None:
                 raise PhaseError(
-                    f"{label}: `epochs` (={phase.epochs}) needs `steps_per_epoch` "
+                    f"{label}: `epochs` (={phase.epochs:g}) needs `steps_per_epoch` "
                     "(or give the phase `steps`, or a loader with a length as `data`)"
                 )
             lengths.append(float(phase.epochs) * per_epoch)

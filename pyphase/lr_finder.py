@@ -129,6 +129,8 @@ def lr_find(
         raise TypeError(f"`model` must be a torch.nn.Module, got {shown(model)}")
     if not callable(loss_fn):
         raise TypeError(f"`loss_fn` must be callable, got {shown(loss_fn)}")
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"`optimizer` must be a torch optimizer, got {shown(optimizer)}")
     check_whole("num_it", num_it, least=2)
     check_whole("accumulate", accumulate)
     plan = Plan(lr_range_test(start_lr, end_lr, num_iter=num_it, mode=mode))
@@ -158,8 +160,6 @@ def _make_optimizer(
 ) -> torch.optim.Optimizer:
     check_opt_fn(opt_fn)
     if optimizer is not None:
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(f"`optimizer` must be a torch optimizer, got {shown(optimizer)}")
         if opt_fn is not None:
             raise PhaseError("give one of `optimizer` and `opt_fn`")
         return optimizer

@@ -22,7 +22,9 @@ def epochs(*lengths):
 
 def counts(batches):
     """Return how many batches in a row came from each data set."""
-    return [(name, len(list(run))) for name, run in itertools.groupby(batches, lambda b: b[0])]
+    return [
+        (name, len(list(run))) for name, run in itertools.groupby(list(batches), lambda b: b[0])
+    ]
 
 
 def test_fractional_epochs_with_a_data_switch_are_not_truncated():
@@ -55,7 +57,7 @@ def test_no_batch_is_lost_or_repeated(rows):
     assert len(batches) == loop.plan.total_steps
     for (begin, end), loader in zip(loop.plan.spans, data, strict=True):
         assert {name for name, _ in batches[begin:end]} == {loader.name}
-    for _, run in itertools.groupby(batches, lambda batch: batch[0]):
+    for _, run in itertools.groupby(list(batches), lambda batch: batch[0]):
         indices = [index for _, index in run]
         size = next(loader for loader in data if loader.name == batches[0][0]).count
         del batches[: len(indices)]

@@ -180,7 +180,7 @@ def test_a_later_optimizer_that_cannot_take_a_value_is_an_error_at_once():
     with pytest.raises(PhaseError, match=r"phase 1 \('tail'\): Adagrad has nothing for `momentum`"):
         PhaseLoop(linear(), phases, plain())
     phases = [TrainingPhase(1), TrainingPhase(1, Adam, opt_state="keep")]
-    with pytest.raises(PhaseError, match="phase 1: `opt_state` .='keep'. needs the same class"):
+    with pytest.raises(PhaseError, match=r"phase 1: `opt_state` \(='keep'\) needs the same class"):
         PhaseLoop(linear(), phases, plain())
 
 

@@ -1,0 +1,199 @@
+"""Learner: a whole fit, its validation, its interruption, its resuming."""
+
+import signal
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+from training import loader, net, plain, same_tensors, seed_all
+
+from pyphase import (
+    Callback,
+    Checkpoint,
+    DecayType,
+    Learner,
+    PhaseError,
+    TrainingPhase,
+    phases_1cycle,
+)
+
+
+def mae(output, target):
+    return (output - target).abs().mean()
+
+
+def make(valid=True, **arguments):
+    seed_all(1)
+    data = (loader(12), loader(6, offset=3) if valid else None)
+    return Learner(net(), data, nn.functional.mse_loss, [mae], progress=False, **arguments)
+
+
+def phases():
+    return [
+        TrainingPhase(1.5, torch.optim.SGD, (0.01, 0.05), DecayType.LINEAR),
+        TrainingPhase(1, torch.optim.Adam, 1e-3, DecayType.COSINE, opt_state="map"),
+    ]
+
+
+class Events(Callback):
+    def __init__(self):
+        self.seen = []
+
+    def on_train_begin(self, learn):
+        self.seen.append("begin")
+
+    def on_phase_begin(self, learn):
+        self.seen.append(f"phase {learn.loop.phase_index}")
+
+    def on_epoch_end(self, learn):
+        self.seen.append(f"epoch at {learn.loop.position}")
+
+    def on_train_end(self, learn):
+        self.seen.append("end")
+
+
+class InterruptAt(Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, learn):
+        if learn.loop.position == self.step:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_history_and_events():
+    learn, events = make(), Events()
+    history = learn.fit_opt_sched(phases(), callbacks=[events])
+    assert [row["step"] for row in history.rows] == [6, 12, 15]
+    assert list(history.rows[0]) == ["epoch", "step", "phase", "train_loss", "valid_loss", "mae"]
+    assert len(history.losses) == 15
+    first = sum(history.losses[:6]) / 6
+    assert history.rows[0]["train_loss"] == pytest.approx(first)
+    assert events.seen == ["begin", "phase 0", "epoch at 6", "phase 1", "epoch at 12",
+                           "epoch at 15", "end"]  # fmt: skip
+    assert learn.sched.history is history
+    for figure in (learn.sched.plot_lr(), learn.sched.plot(), learn.sched.plot_loss()):
+        assert isinstance(figure, Figure)
+
+
+def test_validation_is_a_mean_over_samples_and_leaves_no_trace():
+    trained = []
+    for valid in (True, False):
+        learn = make(valid)
+        learn.fit_opt_sched(phases())
+        trained.append(learn.model.state_dict())
+    same_tensors(*trained)
+    model = nn.Linear(1, 1)
+    learn = Learner(model, (plain(), plain(5, 2)), nn.functional.mse_loss, [mae], progress=False)
+    x = torch.arange(5.0).reshape(-1, 1)
+    expected = mae(model(x), 3 * x).detach()
+    assert learn.validate()["mae"] == pytest.approx(float(expected))
+    assert Learner(model, plain(), mae, progress=False).validate() == {}
+
+
+def test_data_list_validates_the_data_that_ends():
+    seen = []
+
+    class Valid(list):
+        def __iter__(self):
+            seen.append(self.name)
+            return super().__iter__()
+
+    def valid(name):
+        batches = Valid(list(loader(4)))
+        batches.name = name
+        return batches
+
+    learn = make()
+    data = [(loader(8), valid("a")), (loader(12), valid("b"))]
+    history = learn.fit_opt_sched([TrainingPhase(0.5), TrainingPhase(1.5)], data)
+    assert [row["step"] for row in history.rows] == [2, 8, 11]
+    assert seen == ["a", "b", "b"]
+    with pytest.raises(PhaseError, match="one per phase: got 1 for 2 phases"):
+        learn.fit_opt_sched(phases(), data[:1])
+
+
+@pytest.mark.parametrize("cut", [1, 1.5, [1, 0.25], 2.0])
+def test_cut_then_resume_equals_the_whole_run(cut):
+    whole = make()
+    whole.fit_opt_sched(phases())
+    learn = make()
+    history = learn.fit_opt_sched(phases(), cut=cut)
+    assert len(history.losses) == {1: 6, 1.5: 9, 2.0: 12}.get(cut if cut != [1, 0.25] else 0, 8)
+    again, state = make(), learn.state_dict()
+    seed_all(5)
+    again.fit_opt_sched(phases(), resume=state)
+    same_tensors(again.model.state_dict(), whole.model.state_dict())
+    assert again.sched.history.losses == whole.sched.history.losses
+
+
+@pytest.mark.parametrize("step", [1, 6, 7, 9, 12, 14])
+def test_interrupted_and_resumed_from_the_file_bit_for_bit(tmp_path, step):
+    whole = make()
+    whole.fit_opt_sched(phases())
+    file = tmp_path / "checkpoint.pt"
+    handler, learn = signal.getsignal(signal.SIGINT), make()
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit_opt_sched(phases(), callbacks=[InterruptAt(step), Checkpoint(file)])
+    assert learn.loop.position == step
+    assert signal.getsignal(signal.SIGINT) is handler
+    again = make()
+    again.fit_opt_sched(phases(), resume=file)
+    same_tensors(again.model.state_dict(), whole.model.state_dict())
+    rows, expected = again.sched.history.rows, whole.sched.history.rows
+    same_tensors(rows, expected)
+
+
+def test_fault_early_stop_without_train_end(tmp_path):
+    def loss_fn(output, target):
+        return nn.functional.mse_loss(output, target) * (
+            float("nan") if learn.loop.position == 4 else 1
+        )
+
+    learn, events = make(), Events()
+    learn.loss_fn = loss_fn
+    history = learn.fit_opt_sched(phases(), stop_div=True, callbacks=[events])
+    assert len(history.losses) == 4
+    assert events.seen[-1] == "end"
+    assert "the loss is nan" in learn.loop.stopped
+    assert all(torch.isfinite(p).all() for p in learn.model.parameters())
+
+
+def test_discriminative_rates():
+    learn = make(groups=lambda model: [model[0], model[1:]])
+    learn.fit_opt_sched(phases_1cycle(2, [0.01, 0.1], 10, 20, 0.95, 0.85))
+    assert learn.sched.plan.groups == 2
+
+
+def test_save_and_load(tmp_path):
+    learn, other = make(), make()
+    learn.fit_opt_sched(phases(), cut=1)
+    learn.save(tmp_path / "model.pt")
+    other.load(tmp_path / "model.pt")
+    same_tensors(learn.model.state_dict(), other.model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"model": 3}, "`model` must be"),
+        ({"data": 3}, "`data` must be"),
+        ({"loss_fn": None}, "`loss_fn` must be"),
+        ({"metrics": 3}, "`metrics` must be"),
+        ({"metrics": ["mae"]}, "`metrics` must be"),
+    ],
+)
+def test_wrong_types(arguments, match):
+    with pytest.raises(TypeError, match=match):
+        Learner(**{"model": net(), "data": loader(), "loss_fn": mae} | arguments)
+
+
+def test_before_any_fit():
+    with pytest.raises(PhaseError, match="no fit yet"):
+        _ = make().loop
+    with pytest.raises(PhaseError, match="no run yet"):
+        _ = make().sched
+    for cut in (0, -1, [], float("nan")):
+        with pytest.raises(PhaseError, match="cut"):
+            make().fit_opt_sched(phases(), cut=cut)

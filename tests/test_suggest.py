@@ -1,0 +1,56 @@
+"""The suggestions against fastai 2's rules, written out as they were published."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyphase.suggest import SUGGESTIONS, minimum, slide, steep, valley
+
+
+def fastai_valley(lrs, losses):
+    n = len(losses)
+    max_start, max_end = 0, 0
+    lds = [1] * n
+    for i in range(1, n):
+        for j in range(i):
+            if losses[i] < losses[j] and lds[i] < lds[j] + 1:
+                lds[i] = lds[j] + 1
+            if lds[max_end] < lds[i]:
+                max_end = i
+                max_start = max_end - lds[max_end]
+    sections = (max_end - max_start) / 3
+    return lrs[max_start + int(sections) + int(sections / 2)]
+
+
+def fastai_slide(lrs, losses, lr_diff=15, thresh=0.005):
+    grad = np.gradient(losses)
+    right, left = -1, -1 - lr_diff
+    found = lrs[left]
+    while left >= -len(losses) and abs(grad[right] - grad[left]) > thresh:
+        found = lrs[left]
+        right, left = right - 1, left - 1
+    return found
+
+
+curves = st.lists(
+    st.floats(0.01, 10, allow_subnormal=False), min_size=20, max_size=60, unique=True
+).map(np.asarray)
+
+
+@settings(max_examples=60, deadline=None)
+@given(curves)
+def test_rules_of_fastai(losses):
+    lrs = np.geomspace(1e-7, 10, len(losses))
+    assert valley(lrs, losses) == fastai_valley(lrs, losses)
+    assert slide(lrs, losses) == fastai_slide(lrs, losses)
+    assert minimum(lrs, losses) == lrs[losses.argmin()] / 10
+    slopes = (losses[1:] - losses[:-1]) / (np.log(lrs[1:]) - np.log(lrs[:-1]))
+    assert steep(lrs, losses) == lrs[slopes.argmin()]
+
+
+@pytest.mark.parametrize("name", SUGGESTIONS)
+def test_a_real_looking_curve(name):
+    x = np.linspace(-7, 1, 85)
+    losses = 2.3 - 1.8 / (1 + np.exp(-3 * (x + 3))) + np.exp(4 * (x - 0.5))
+    assert 1e-7 < SUGGESTIONS[name](10**x, losses) < 1.0
