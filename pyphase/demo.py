@@ -141,7 +141,7 @@ def _find_peak(learn: Learner, folder: Path) -> float:
     rules = ", ".join(f"{name} {lr:.2e}" for name, lr in found.suggestion.items())
     # The steepest point is where the loss falls fastest: a good peak for a network with batch norm.
     peak = min(max(found.suggestion.get("steep", 0.1), 0.02), 0.5)
-    print(f"LR range test: {rules}; peak rate taken: {peak:.2e}")
+    print(f"LR range test: {rules}\npeak rate taken: {peak:.2g}")
     return float(f"{peak:.2g}")
 
 

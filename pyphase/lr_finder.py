@@ -100,7 +100,8 @@ def lr_find(
         end_lr: > 0, likewise.
         num_it: number of optimizer steps, >= 2.
         mode: "exp" or "linear".
-        stop_div: stop once the smoothed loss is over 4 times its best, or not finite.
+        stop_div: stop once the loss is not finite or, after the first tenth, its smoothed value
+            is over 4 times its best.
         optimizer: test with this optimizer; or
         opt_fn: with a new one, ``opt_fn(params, lr=...)``; None is SGD with momentum 0.9.
         groups: its parameter groups, as for :class:`pyphase.PhaseLoop`.
@@ -191,7 +192,7 @@ class _RangeTest:
         from tqdm.auto import tqdm
 
         self.model.train()
-        check = DivergenceCheck(patience=0)
+        check = DivergenceCheck(patience=self.plan.total_steps // 10)
         losses: list[float] = []
         steps = range(self.plan.total_steps)
         for step in tqdm(steps, "LR range test", leave=False, disable=not progress):

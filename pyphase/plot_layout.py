@@ -167,12 +167,14 @@ def _flow(
 
 
 def new_figure() -> Figure:
+    """Return an empty figure of 600 x 400 pixels, outside of pyplot."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTH, HEIGHT), dpi=DPI)
 
 
 def check_flags(**flags: Any) -> None:
+    """Raise TypeError for an argument that is not a bool."""
     for name, flag in flags.items():
         if not isinstance(flag, bool):
             raise TypeError(f"`{name}` must be a bool, got {shown(flag)}")

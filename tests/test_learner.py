@@ -121,7 +121,7 @@ def test_cut_then_resume_equals_the_whole_run(cut):
     learn = make()
     history = learn.fit_opt_sched(phases(), cut=cut)
     assert len(history.losses) == {1: 6, 1.5: 9, 2.0: 12}.get(cut if cut != [1, 0.25] else 0, 8)
-    again, state = make(), learn.state_dict()
+    state, again = learn.state_dict(), make()
     seed_all(5)
     again.fit_opt_sched(phases(), resume=state)
     same_tensors(again.model.state_dict(), whole.model.state_dict())

@@ -111,7 +111,7 @@ def test_loader_without_a_length():
     assert loader_length(lambda: endless) is None
     assert spans(TrainingPhase(steps=5, data=endless)) == ((0, 5),)
     assert spans(TrainingPhase(data=endless), steps_per_epoch=6) == ((0, 6),)
-    with pytest.raises(PhaseError, match=r"phase 0: `epochs` \(=1.0\) needs `steps_per_epoch`"):
+    with pytest.raises(PhaseError, match=r"phase 0: `epochs` \(=1\) needs `steps_per_epoch`"):
         Plan([TrainingPhase(data=endless)])
 
 
@@ -135,7 +135,7 @@ def test_empty_loader():
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
-        ({}, PhaseError, r"phase 0: `epochs` \(=1.0\) needs `steps_per_epoch`"),
+        ({}, PhaseError, r"phase 0: `epochs` \(=1\) needs `steps_per_epoch`"),
         ({"steps_per_epoch": 0}, PhaseError, r"`steps_per_epoch` \(=0\) must be >= 1"),
         ({"steps_per_epoch": 1.5}, TypeError, "`steps_per_epoch` must be an int, got 1.5"),
         ({"steps_per_epoch": "10"}, TypeError, "`steps_per_epoch` must be an int"),
