@@ -9,6 +9,7 @@ import numpy as np
 
 __all__ = [
     "PhaseError",
+    "check_flags",
     "check_fraction",
     "check_number",
     "check_positive",
@@ -40,6 +41,13 @@ def check_number(name: str, value: Any) -> float:
     if not math.isfinite(number):
         raise PhaseError(f"`{name}` (={shown(value)}) must be finite")
     return number
+
+
+def check_flags(**flags: Any) -> None:
+    """Raise TypeError for an argument that is not a bool."""
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise TypeError(f"`{name}` must be a bool, got {shown(flag)}")
 
 
 def check_positive(name: str, value: Any) -> float:

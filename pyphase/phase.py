@@ -18,7 +18,7 @@ from pyphase.curves import (
     Table,
     check_numbers,
 )
-from pyphase.errors import PhaseError, check_positive, check_whole, shown
+from pyphase.errors import PhaseError, check_flags, check_positive, check_whole, shown
 from pyphase.opt_fn import OptFn, check_opt_fn
 
 __all__ = ["DecayType", "Key", "TrainingPhase"]
@@ -154,8 +154,7 @@ class TrainingPhase:
 
     def _check_objects(self) -> None:
         check_opt_fn(self.opt_fn)
-        if not isinstance(self.wd_loss, bool):
-            raise TypeError(f"`wd_loss` must be a bool, got {shown(self.wd_loss)}")
+        check_flags(wd_loss=self.wd_loss)
         if not isinstance(self.opt_state, str) or self.opt_state not in OPT_STATES:
             raise PhaseError(f"`opt_state` (={shown(self.opt_state)}) must be one of {OPT_STATES}")
         if self.on_enter is not None and not callable(self.on_enter):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyphase.errors import PhaseError, check_whole, shown
+from pyphase.errors import PhaseError, check_flags, check_whole, shown
 from pyphase.phase import Key
 from pyphase.plan import Plan
 from pyphase.plot_layout import (
@@ -29,7 +29,6 @@ from pyphase.plot_layout import (
     WIDTH,
     Note,
     Span,
-    check_flags,
     new_figure,
     place_text,
     ruler,

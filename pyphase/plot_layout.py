@@ -6,9 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from pyphase.errors import shown
 from pyphase.opt_fn import name_of
 from pyphase.plan import Plan
 from pyphase.plan_text import data_name
@@ -28,7 +27,6 @@ __all__ = [
     "WIDTH",
     "Note",
     "Span",
-    "check_flags",
     "new_figure",
     "place_text",
     "ruler",
@@ -171,10 +169,3 @@ def new_figure() -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTH, HEIGHT), dpi=DPI)
-
-
-def check_flags(**flags: Any) -> None:
-    """Raise TypeError for an argument that is not a bool."""
-    for name, flag in flags.items():
-        if not isinstance(flag, bool):
-            raise TypeError(f"`{name}` must be a bool, got {shown(flag)}")

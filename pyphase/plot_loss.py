@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyphase.errors import PhaseError, check_positive, check_whole, shown
-from pyphase.plot_layout import MEDIUM, POINTS, SMALL, check_flags, new_figure
+from pyphase.errors import PhaseError, check_flags, check_positive, check_whole, shown
+from pyphase.plot_layout import MEDIUM, POINTS, SMALL, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,6 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import pyphase
 from pyphase import DecayType, Plan, TrainingPhase, curves
 from pyphase.curves import Cosine, Linear, Table
 
@@ -220,6 +221,48 @@ def use_sample(function, num=5):
     return Table.sample(call if callable(function) else function, num=num)
 
 
+def optimizers():
+    made = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1, momentum=0.9)
+    return st.builds(lambda: made)
+
+
+def model():
+    return torch.nn.Linear(1, 1)
+
+
+def batches():
+    return [(torch.ones(2, 1), torch.ones(2, 1))] * 3
+
+
+def good_recipe(recipe, **arguments):
+    """Return a row: the recipe's phases, compiled."""
+
+    def use(**given):
+        return Plan(recipe(**arguments | given), steps_per_epoch=10)
+
+    return recipe.__name__, use, {name: st.just(value) for name, value in arguments.items()}
+
+
+MODELS = st.builds(model)
+LOADERS = st.builds(batches).map(tuple) | st.builds(batches).map(lambda found: iter(found))
+PHASES = st.lists(st.builds(TrainingPhase, steps=st.integers(1, 3), lr=number), min_size=1)
+MSE = st.just(torch.nn.functional.mse_loss)
+
+
+def use_scheduler(optimizer=None, phases=None, **arguments):
+    optimizer = torch.optim.SGD(model().parameters(), lr=0.1) if optimizer is None else optimizer
+    pyphase.PhaseScheduler(optimizer, phases, **arguments).step()
+
+
+def use_lr_find(**arguments):
+    good = {"model": model(), "data": batches(), "loss_fn": torch.nn.functional.mse_loss}
+    pyphase.lr_find(**good | {"num_it": 3} | arguments)
+
+
+def use_lars(lr=0.1, **arguments):
+    pyphase.LARS(model().parameters(), lr, **arguments)
+
+
 PLAN = Plan([TrainingPhase(steps=5, lr=Linear([1.0, 2.0]), values={len: 1.0})])
 TEXT = PLAN.to_json()
 STEPS = st.integers(0, 2**53 - 1)
@@ -250,6 +293,87 @@ TARGETS = [
         use_sample,
         {"function": st.sampled_from([math.sqrt, abs]), "num": st.integers(2, 50)},
     ),
+    (
+        "PhaseScheduler",
+        use_scheduler,
+        {
+            "optimizer": optimizers(),
+            "phases": PHASES,
+            "steps_per_epoch": sizes,
+        },
+    ),
+    (
+        "PhaseLoop",
+        pyphase.PhaseLoop,
+        {
+            "model": MODELS,
+            "phases": PHASES,
+            "data": LOADERS,
+            "steps_per_epoch": sizes,
+            "batch_size": sizes,
+            "optimizer": optimizers(),
+            "groups": st.none(),
+            "stop_div": st.booleans(),
+            "scaler": st.none(),
+        },
+    ),
+    (
+        "Learner",
+        pyphase.Learner,
+        {
+            "model": MODELS,
+            "data": LOADERS,
+            "loss_fn": MSE,
+            "metrics": st.just(()),
+            "groups": st.none(),
+            "progress": st.booleans(),
+        },
+    ),
+    (
+        "lr_find",
+        use_lr_find,
+        {
+            "start_lr": number,
+            "end_lr": number,
+            "num_it": st.integers(2, 5),
+            "mode": st.sampled_from(["exp", "linear"]),
+            "stop_div": st.booleans(),
+            "groups": st.none(),
+            "accumulate": st.integers(1, 2),
+        },
+    ),
+    (
+        "LARS",
+        use_lars,
+        {
+            "lr": number,
+            "momentum": number,
+            "weight_decay": number,
+            "trust_coefficient": number,
+            "eps": number,
+            "nesterov": st.booleans(),
+            "exclude": st.none(),
+        },
+    ),
+    ("Checkpoint", pyphase.Checkpoint, {"path": st.just("x.pt"), "every": st.integers(1, 5)}),
+    ("overlay", lambda a, b: pyphase.overlay(a, b), {"a": PHASES, "b": PHASES}),
+    good_recipe(pyphase.phases_sgdr, lr=0.1, opt_fn=None, num_cycle=2, cycle_len=1, cycle_mult=2),
+    good_recipe(
+        pyphase.phases_1cycle, cycle_len=2, lr=0.1, div=10, pct=10, max_mom=0.95, min_mom=0.85
+    ),
+    good_recipe(pyphase.one_cycle, max_lr=0.1, total_steps=20),
+    good_recipe(pyphase.warmup_cosine, lr=0.1, num_warmup_steps=2, num_training_steps=9),
+    good_recipe(pyphase.warmup_linear, lr=0.1, num_warmup_steps=2, num_training_steps=9),
+    good_recipe(pyphase.wsd, lr=0.1, num_warmup_steps=2, num_decay_steps=2, num_training_steps=9),
+    good_recipe(pyphase.flat_cosine, lr=0.1, total_steps=9),
+    good_recipe(pyphase.inverse_sqrt, lr=0.1, num_warmup_steps=2, num_training_steps=9),
+    good_recipe(pyphase.step_decay, lr=0.1, step_size=3, total_steps=9),
+    good_recipe(pyphase.cyclical, base_lr=0.1, max_lr=0.2, total_steps=9, step_size_up=2),
+    good_recipe(pyphase.rex, lr=0.1, total_steps=9),
+    good_recipe(
+        pyphase.polynomial_decay, lr=0.1, num_warmup_steps=2, num_training_steps=9, power=2.0
+    ),
+    good_recipe(pyphase.lr_range_test, start_lr=0.1, end_lr=1.0, num_iter=9),
 ]
 
 

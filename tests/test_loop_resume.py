@@ -2,6 +2,7 @@
 
 import functools
 import io
+import itertools
 
 import pytest
 import torch
@@ -9,7 +10,16 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW
 from training import loader, net, same_tensors, seed_all, train_step
 
-from pyphase import DecayType, PhaseError, PhaseLoop, TrainingPhase
+from pyphase import DecayType, Linear, PhaseError, PhaseLoop, TrainingPhase
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Networks this small lose time to threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def grow(run):
@@ -112,3 +122,194 @@ def test_a_used_loop_does_not_load():
         break
     with pytest.raises(PhaseError, match="into a new loop"):
         loop.load_state_dict(state)
+
+
+def resumed(make, cut, seed=99):
+    """Return the states of two loops at their end: one uninterrupted, one loaded after ``cut``."""
+    ends = []
+    for loaded in (False, True):
+        seed_all(3)
+        loop = make()
+        if loaded:
+            for batch in itertools.islice(loop, cut):
+                train_step(loop.model, loop, batch)
+            state = state_of(loop)
+            seed_all(3)
+            loop = make()
+            seed_all(seed)
+            loop.load_state_dict(state)
+        for batch in loop:
+            train_step(loop.model, loop, batch)
+        ends.append(state_of(loop))
+    return ends
+
+
+@pytest.mark.parametrize("made", [False, True])
+@pytest.mark.parametrize("cut", [1, 3, 5, 6, 8])
+def test_data_that_comes_back_later_has_its_own_order(cut, made):
+    """The generator of a loader that isn't in use now is part of the state."""
+
+    def make():
+        generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
+        a, b = (loader(8, 2, generator=generator) for generator in generators)
+        first = (lambda: a) if made else a
+        parts = [TrainingPhase(steps=3, data=data, lr=0.01) for data in (first, b, first)]
+        return PhaseLoop(net(), parts)
+
+    same_tensors(*resumed(make, cut))
+
+
+@pytest.mark.parametrize("cut", [2, 3, 5])
+def test_functions_keep_their_last_value(cut):
+    """Phase 1 says nothing about dropout: it stays where phase 0 has left it."""
+
+    def make():
+        model = net()
+
+        def set_dropout(value):
+            model[2].p = value
+
+        parts = [TrainingPhase(steps=3, values={set_dropout: Linear(0.1, 0.8)})]
+        return PhaseLoop(model, [*parts, TrainingPhase(steps=4)], loader())
+
+    same_tensors(*resumed(make, cut))
+
+
+@pytest.mark.parametrize("cut", [1, 4, 6])
+def test_a_scaler_and_the_divergence_check_go_on(cut):
+    def make():
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
+        parts = [TrainingPhase(steps=4, lr=0.01), TrainingPhase(steps=4, opt_fn=Adam)]
+        return PhaseLoop(net(), parts, loader(), scaler=scaler, stop_div=True)
+
+    def step(model, loop, batch):
+        return loop.step(nn.functional.mse_loss(model(batch[0]), batch[1]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "train_step", step)
+        one, two = resumed(make, cut)
+    same_tensors(one, two)
+    assert one["scaler"]["scale"] > 8.0
+    assert one["check"]["count"] == 4
+
+
+def test_on_enter_sees_its_own_phase_when_it_is_called_again():
+    seen = []
+
+    def enter(run):
+        seen.append((run.phase_index, run.position))
+        grow(run)
+
+    def make():
+        return PhaseLoop(net(), [TrainingPhase(steps=2, on_enter=enter)] * 3, loader())
+
+    same_tensors(*resumed(make, 5))
+    whole = [(0, 0), (1, 2), (2, 4)]
+    assert seen == whole * 3
+
+
+def test_a_stopped_run_stays_stopped():
+    loop = PhaseLoop(net(), [TrainingPhase(steps=5)], loader(), stop_div=True)
+    next(iter(loop))
+    loop.step(float("nan"))
+    other = PhaseLoop(net(), [TrainingPhase(steps=5)], loader(), stop_div=True)
+    other.load_state_dict(state_of(loop))
+    assert other.done
+    assert other.stopped == "stopped before step 0: the loss is nan"
+
+
+def test_a_run_is_extended():
+    """Half of a constant phase, then a longer plan with a cooldown: as if planned so at first."""
+    short = [TrainingPhase(steps=6, opt_fn=Adam, lr=0.01)]
+    longer = [*short, TrainingPhase(steps=4, lr=0.01, lr_decay=DecayType.LINEAR, momentum=0.8)]
+    seed_all(3)
+    whole = PhaseLoop(net(), longer, loader())
+    for batch in whole:
+        train_step(whole.model, whole, batch)
+    for cut in (2, 6):
+        seed_all(3)
+        loop = PhaseLoop(net(), short, loader())
+        for batch in itertools.islice(loop, cut):
+            train_step(loop.model, loop, batch)
+        state = state_of(loop)
+        other = PhaseLoop(net(), longer, loader())
+        with pytest.raises(PhaseError, match="number of phases: 2 != 1"):
+            other.load_state_dict(state)
+        other.load_state_dict(state, accept_other_plan=True)
+        for batch in other:
+            train_step(other.model, other, batch)
+        same_tensors(state_of(other), state_of(whole))
+
+
+def test_an_accepted_plan_decides_values_and_keywords():
+    def make(*parts):
+        return PhaseLoop(net(), list(parts), loader())
+
+    old = make(TrainingPhase(steps=8, lr=0.1, momentum=0.5))
+    for batch in itertools.islice(old, 4):
+        train_step(old.model, old, batch)
+    ramp = TrainingPhase(steps=8, opt_fn=functools.partial(SGD, nesterov=True), lr=Linear(0.0, 0.8))
+    new = make(TrainingPhase(steps=1), ramp)  # its border lies before the saved step
+    new.load_state_dict(state_of(old), accept_other_plan=True)
+    group = new.optimizer.param_groups[0]
+    assert (group["momentum"], group["nesterov"]) == (0.9, True)
+    assert group["lr"] == pytest.approx(0.3)
+    assert len(new.optimizer.state) == 6
+    shorter = make(TrainingPhase(steps=2, momentum=0.5))
+    shorter.load_state_dict(state_of(old), accept_other_plan=True)
+    assert shorter.done
+    with pytest.raises(PhaseError, match="the state is of SGD, but step 4 of this plan has Adam"):
+        make(TrainingPhase(steps=8, opt_fn=Adam)).load_state_dict(
+            state_of(old), accept_other_plan=True
+        )
+
+
+def test_states_that_dont_fit_say_so():
+    def make(model=None, **arguments):
+        data = loader(**arguments)
+        return PhaseLoop(net() if model is None else model, [TrainingPhase(steps=9)], data)
+
+    loop = make(generator=torch.Generator())
+    for batch in itertools.islice(loop, 6):
+        train_step(loop.model, loop, batch)
+    state = state_of(loop)
+    with pytest.raises(PhaseError, match="doesn't fit this run: Error"):
+        make(nn.Linear(3, 1)).load_state_dict(state)
+    with pytest.raises(PhaseError, match="doesn't fit this run"):
+        make().load_state_dict(state)  # this loader has no generator of its own
+    with pytest.raises(PhaseError, match="ended after 4 batches"):
+        make(count=8, generator=torch.Generator()).load_state_dict(state)
+    for part in state.keys() - {"pyphase"}:
+        cut = {name: value for name, value in state.items() if name != part}
+        with pytest.raises(PhaseError, match=f"`{part}` is missing or wrong"):
+            make(generator=torch.Generator()).load_state_dict(cut)
+    for part in ("check", "feed", "rng", "optimizer", "model"):
+        with pytest.raises(PhaseError, match="doesn't fit this run"):
+            make(generator=torch.Generator()).load_state_dict(state | {part: {"x": [1]}})
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_pending_batch_is_the_same_with_a_global_shuffle(first):
+    """Also the first of an epoch, whose order is drawn with it."""
+
+    def make():
+        return PhaseLoop(nn.Linear(1, 1), [TrainingPhase(steps=9)], shuffled)
+
+    shuffled = torch.utils.data.DataLoader(torch.arange(8.0).reshape(8, 1), 2, shuffle=True)
+    seed_all(3)
+    loop, rest = make(), []
+    for _ in range(4 if first else 5):
+        loop.step(loop.model(next(iter(loop))).sum())
+    pending = next(iter(loop))
+    state = state_of(loop)
+    for loaded in (False, True):
+        ours = make() if loaded else loop
+        if loaded:
+            ours.load_state_dict(state)
+            assert torch.equal(next(iter(ours)), pending)
+        ours.step(ours.model(pending).sum())
+        rest.append([])
+        for batch in ours:
+            rest[-1].append(batch)
+            ours.step(ours.model(batch).sum())
+    same_tensors(*rest)

@@ -60,7 +60,8 @@ class DivergenceCheck:
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Set the numbers back."""
-        vars(self).update(state)
+        for name in vars(self):
+            setattr(self, name, state[name])
 
 
 def smooth(losses: list[float], beta: float = 0.98) -> list[float]:

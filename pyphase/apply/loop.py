@@ -15,7 +15,7 @@ from pyphase.apply.optimizers import build_optimizer, carry_state, check_carry
 from pyphase.apply.params import GroupsArg, collect_groups, follow_model
 from pyphase.apply.sources import Sources
 from pyphase.apply.state import get_rng_state, set_rng_state
-from pyphase.errors import PhaseError, shown
+from pyphase.errors import PhaseError, check_flags, shown
 from pyphase.phase import TrainingPhase
 from pyphase.plan import Plan
 
@@ -90,6 +90,9 @@ class PhaseLoop:
             raise TypeError(f"`model` must be a torch.nn.Module, got {shown(model)}")
         if optimizer is not None and not isinstance(optimizer, Optimizer):
             raise TypeError(f"`optimizer` must be a torch optimizer, got {shown(optimizer)}")
+        if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
+            raise TypeError(f"`scaler` must be a torch.amp.GradScaler, got {shown(scaler)}")
+        check_flags(stop_div=stop_div)
         self.model, self.scaler = model, scaler
         self._sources = Sources(phases, data, steps_per_epoch, batch_size)
         self.plan = self._sources.plan

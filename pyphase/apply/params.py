@@ -35,7 +35,12 @@ def collect_groups(model: torch.nn.Module, groups: GroupsArg) -> list[list[torch
         found = [model]
     if not isinstance(found, Iterable) or isinstance(found, str):
         raise TypeError(f"`groups` must be a list of modules or of parameters, got {shown(found)}")
-    collected = [_parameters(index, part) for index, part in enumerate(found)]
+    try:
+        collected = [_parameters(index, part) for index, part in enumerate(found)]
+    except (PhaseError, TypeError):
+        raise
+    except Exception as error:
+        raise TypeError(f"`groups` (={shown(found)}) can't be read: {error!r}") from error
     seen: set[int] = set()
     for index, params in enumerate(collected):
         if not params:
