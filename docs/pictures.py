@@ -7,7 +7,9 @@ A block that is followed by ``![...](docs/NAME.png)`` leaves its figure in the v
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,12 +43,15 @@ def run(block: Block, namespace: dict[str, Any]) -> None:
 def main() -> None:
     """Run all blocks in one namespace, as a reader would, and write every picture."""
     namespace: dict[str, Any] = {}
-    for block in blocks():
-        namespace.pop("figure", None)
-        run(block, namespace)
-        if block.picture:
-            namespace["figure"].savefig(ROOT / block.picture)
-            print(block.picture)
+    with tempfile.TemporaryDirectory() as folder:  # the blocks write files
+        os.chdir(folder)
+        for block in blocks():
+            namespace.pop("figure", None)
+            run(block, namespace)
+            if block.picture:
+                namespace["figure"].savefig(ROOT / block.picture)
+                print(block.picture)
+        os.chdir(ROOT)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import argparse
 import platform
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -65,16 +65,30 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _plot(arguments: argparse.Namespace) -> None:
-    plan = Plan.from_json(Path(arguments.plan).read_text())
-    plan.plot().savefig(arguments.out)
+    try:
+        plan = Plan.from_json(Path(arguments.plan).read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise PhaseError(f"{arguments.plan} is not a plan: it is no text") from None
+    figure = plan.plot()
+    try:
+        figure.savefig(arguments.out)
+    except ValueError as error:  # a suffix that matplotlib doesn't know
+        raise PhaseError(f"`--out` (={arguments.out}): {error}") from None
     print(f"{plan}\n\ndrawn to {arguments.out}")
 
 
 def _info(_: argparse.Namespace) -> None:
-    print(f"pyphase  {version('pyphase-torch')}")
+    print(f"pyphase  {_version()}")
     print(f"torch    {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"python   {platform.python_version()}, {platform.machine()}")
     print("schedule core: C++ (CPU); no part of it runs on a GPU")
+
+
+def _version() -> str:
+    try:
+        return version("pyphase-torch")
+    except PackageNotFoundError:
+        return "not installed: it runs from its source tree"
 
 
 if __name__ == "__main__":

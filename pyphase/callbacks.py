@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyphase.apply.state import save_checkpoint
-from pyphase.errors import check_whole
+from pyphase.errors import PhaseError, check_whole, shown
 
 if TYPE_CHECKING:
     from pyphase.learner import Learner
@@ -41,7 +41,7 @@ class Checkpoint(Callback):
     """Keep the file ``path`` up to date, written whole or not at all.
 
     It is written at the end of each epoch, at the end of the fit, and when the fit is interrupted
-    or stopped.
+    or stopped; not where a step was cut off half way, which leaves the file as it was.
 
     Args:
         path: the file; its folder must exist.
@@ -50,6 +50,8 @@ class Checkpoint(Callback):
 
     def __init__(self, path: str | os.PathLike[str], *, every: int | None = None) -> None:
         self.path = Path(path)
+        if not self.path.parent.is_dir():
+            raise PhaseError(f"`path` (={shown(str(path))}) must be in a folder that exists")
         self.every = None if every is None else check_whole("every", every)
 
     def on_step_end(self, learn: Learner) -> None:
@@ -63,5 +65,5 @@ class Checkpoint(Callback):
         self._save(learn)
 
     def _save(self, learn: Learner) -> None:
-        if not learn.loop.in_step:  # otherwise the weights may be half updated
+        if not learn.in_step:  # otherwise the weights may be half updated
             save_checkpoint(self.path, learn.state_dict())

@@ -33,6 +33,8 @@ class ImageSet:
             members = np.flatnonzero(self.labels.numpy() == label)
             chosen[rng.permutation(members)[: round(held_out * len(members))]] = True
         parts = (torch.from_numpy(~chosen), torch.from_numpy(chosen))
+        if not chosen.any():
+            raise PhaseError(f"there are too few images ({len(chosen)}) to hold some of them out")
         train, valid = (ImageSet(self.images[p], self.labels[p], self.classes) for p in parts)
         return train, valid
 
@@ -44,7 +46,8 @@ class _Batches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.labels, self.augment = images.labels, augment
         pixels = images.images.float() / 255
         mean = pixels.mean(dim=(0, 2, 3), keepdim=True)
-        self.images = (pixels - mean) / pixels.std(dim=(0, 2, 3), keepdim=True)
+        deviation = pixels.std(dim=(0, 2, 3), keepdim=True)
+        self.images = (pixels - mean) / deviation.clamp(min=1 / 255)  # 0 where a channel is empty
         if size != self.images.shape[-1]:
             self.images = nn.functional.interpolate(self.images, size=(size, size), mode="area")
         self.name = f"{size} px"
@@ -88,7 +91,7 @@ def load_images(folder: str | None, *, seed: int) -> tuple[ImageSet, ImageSet]:
         seed: chooses which images are held out.
 
     Raises:
-        PhaseError: the folder holds neither.
+        PhaseError: the folder holds neither, or too few images.
     """
     if folder is None:
         return _load_mnist().split(0.2, seed)
@@ -117,8 +120,11 @@ class _ArraysOnly(pickle.Unpickler):
     """Read pickled dicts of numpy arrays; refuse whatever else a file asks for."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype"):
-            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        if module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray"):
+            if name in ("ndarray", "dtype"):
+                return getattr(np, name)
+            if name == "_reconstruct":  # where it lies depends on numpy's version
+                return np.zeros(0).__reduce__()[0]
         raise pickle.UnpicklingError(f"{module}.{name} is not a part of a CIFAR-10 batch")
 
 
@@ -126,9 +132,13 @@ def _load_cifar_batch(path: Path) -> tuple[np.ndarray[Any, Any], list[int]]:
     try:
         with path.open("rb") as file:
             batch = _ArraysOnly(file, encoding="bytes").load()
-        return np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, 32, 32), list(batch[b"labels"])
-    except (OSError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
+        pixels = np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, 32, 32)
+        labels = [int(label) for label in batch[b"labels"]]
+        if len(labels) != len(pixels):
+            raise ValueError(f"{len(labels)} labels for {len(pixels)} images")
+    except Exception as error:  # a damaged pickle may raise anything
         raise PhaseError(f"{path.name} is not a batch of CIFAR-10: {error}") from None
+    return pixels, labels
 
 
 def _join(batches: list[tuple[np.ndarray[Any, Any], list[int]]]) -> ImageSet:
@@ -142,14 +152,10 @@ def _load_folder(root: Path) -> ImageSet:
 
     if not root.is_dir():
         raise PhaseError(f"`--data` ({root}) is not a folder")
-    classes = sorted(path for path in root.iterdir() if path.is_dir())
-    files = [
-        (file, label)
-        for label, path in enumerate(classes)
-        for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in _IMAGE_SUFFIXES
-    ]
-    if len({label for _, label in files}) < 2:
+    found = {path.name: _images_below(path) for path in sorted(root.iterdir()) if path.is_dir()}
+    classes = [name for name, files in found.items() if files]
+    files = [(file, label) for label, name in enumerate(classes) for file in found[name]]
+    if len(classes) < 2:
         raise PhaseError(
             f"`--data` ({root}) holds neither CIFAR-10's python batches nor at least two folders "
             "of images"
@@ -160,4 +166,8 @@ def _load_folder(root: Path) -> ImageSet:
             small = image.convert("RGB").resize((_FOLDER_SIZE, _FOLDER_SIZE))
             pixels.append(np.asarray(small).transpose(2, 0, 1))
     labels = torch.tensor([label for _, label in files])
-    return ImageSet(torch.from_numpy(np.stack(pixels)), labels, [path.name for path in classes])
+    return ImageSet(torch.from_numpy(np.stack(pixels)), labels, classes)
+
+
+def _images_below(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES)

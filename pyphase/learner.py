@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import copy
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +17,7 @@ from pyphase.apply.params import GroupsArg
 from pyphase.apply.state import get_rng_state, load_checkpoint, save_checkpoint, set_rng_state
 from pyphase.callbacks import Callback
 from pyphase.cut import cut_position
-from pyphase.errors import PhaseError, shown
+from pyphase.errors import PhaseError, check_flags, shown
 from pyphase.interrupt import DeferredInterrupt
 from pyphase.lengths import train_part, valid_part
 from pyphase.lr_finder import LRFinderResult, lr_find
@@ -50,6 +51,7 @@ class Learner:
     Attributes:
         loop: the :class:`PhaseLoop` of the running or last fit.
         sched: the :class:`pyphase.record.Record` of the last fit or LR range test.
+        in_step: whether a step is under way, or was cut off: weights may be half updated.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -85,12 +87,14 @@ class Learner:
         if not isinstance(metrics, Iterable) or not all(callable(m) for m in metrics):
             raise TypeError(f"`metrics` must be a list of functions, got {shown(metrics)}")
         check_data(data)
+        check_flags(progress=progress)
         self.model, self.data, self.loss_fn = model, data, loss_fn
         self.metrics, self.groups = tuple(metrics), groups
         self.progress = progress
         self._loop: PhaseLoop | None = None
         self._sched: Record | None = None
         self._valid_step = 0
+        self.in_step = False
 
     @property
     def loop(self) -> PhaseLoop:
@@ -138,6 +142,7 @@ class Learner:
         loop = PhaseLoop(self.model, phases, data, groups=self.groups, stop_div=stop_div)
         end = cut_position(loop.plan, cut)
         self._loop, self._sched, self._valid_step = loop, Record(loop.plan), 0
+        self.in_step = False
         if resume is not None:
             self._resume(resume if isinstance(resume, dict) else load_checkpoint(resume))
         with DeferredInterrupt() as interrupt, Progress(self.progress, end) as bar:
@@ -170,7 +175,10 @@ class Learner:
             output, target = run_batch(self.model, batch)
             loss = self.loss_fn(output, target)
             step = loop.position
-            if loop.step(loss):
+            self.in_step = True  # and so it stays if the step is cut off
+            taken = loop.step(loss)
+            self.in_step = False
+            if taken:
                 history.add_step(step, float(loss.detach()))
                 bar.advance(loop, history.losses[-1])
                 _call(callbacks, "on_step_end", self)
@@ -189,7 +197,7 @@ class Learner:
             return
         if not (loop.feed_ends or loop.position >= end):
             return
-        began = len([step for step in history.steps if step < self._valid_step])
+        began = bisect.bisect_left(history.steps, self._valid_step)
         losses = history.losses[began:]
         row = {
             "epoch": len(history.rows),
@@ -276,7 +284,7 @@ class Learner:
 
 
 def _check_callbacks(callbacks: Any) -> tuple[Callback, ...]:
-    found = tuple(callbacks) if isinstance(callbacks, Iterable) else (callbacks,)
+    found = tuple(callbacks) if isinstance(callbacks, Iterable) else (None,)
     if not all(isinstance(callback, Callback) for callback in found):
         raise TypeError(f"`callbacks` must be a list of Callback, got {shown(callbacks)}")
     return found

@@ -18,7 +18,7 @@ from pyphase.apply.optimizers import build_optimizer
 from pyphase.apply.params import GroupsArg, collect_groups
 from pyphase.apply.snapshot import Snapshot
 from pyphase.curves import check_numbers
-from pyphase.errors import PhaseError, check_whole, shown
+from pyphase.errors import PhaseError, check_flags, check_whole, shown
 from pyphase.lengths import train_part
 from pyphase.opt_fn import OptFn, check_opt_fn
 from pyphase.plan import Plan
@@ -130,12 +130,16 @@ def lr_find(
         raise TypeError(f"`model` must be a torch.nn.Module, got {shown(model)}")
     if not callable(loss_fn):
         raise TypeError(f"`loss_fn` must be callable, got {shown(loss_fn)}")
-    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"`optimizer` must be a torch optimizer, got {shown(optimizer)}")
+    _check_optimizer(optimizer, opt_fn)
+    check_flags(stop_div=stop_div, progress=progress)
     check_whole("num_it", num_it, least=2)
     check_whole("accumulate", accumulate)
     plan = Plan(lr_range_test(start_lr, end_lr, num_iter=num_it, mode=mode))
+    if not (plan.table("lr", [0]) > 0).all():  # the suggestions take its logarithm
+        raise PhaseError(f"`start_lr` (={shown(start_lr)}) must be > 0")
     loader = train_part(data)
+    if not hasattr(loader, "__iter__"):
+        raise TypeError(f"`data` must be a training loader, got {shown(loader)}")
     with Snapshot(model, optimizer, loader):
         used = _make_optimizer(model, optimizer, opt_fn, groups, start_lr)
         test = _RangeTest(model, loader, loss_fn, accumulate, used, plan)
@@ -152,6 +156,14 @@ def lr_find(
     )
 
 
+def _check_optimizer(optimizer: Any, opt_fn: OptFn | None) -> None:
+    check_opt_fn(opt_fn)
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"`optimizer` must be a torch optimizer, got {shown(optimizer)}")
+    if optimizer is not None and opt_fn is not None:
+        raise PhaseError("give one of `optimizer` and `opt_fn`")
+
+
 def _make_optimizer(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer | None,
@@ -159,10 +171,7 @@ def _make_optimizer(
     groups: GroupsArg,
     start_lr: Any,
 ) -> torch.optim.Optimizer:
-    check_opt_fn(opt_fn)
     if optimizer is not None:
-        if opt_fn is not None:
-            raise PhaseError("give one of `optimizer` and `opt_fn`")
         return optimizer
     params = collect_groups(model, groups)
     start = check_numbers("start_lr", start_lr)
@@ -195,14 +204,15 @@ class _RangeTest:
         check = DivergenceCheck(patience=self.plan.total_steps // 10)
         losses: list[float] = []
         steps = range(self.plan.total_steps)
-        for step in tqdm(steps, "LR range test", leave=False, disable=not progress):
-            self.groups.write(self.optimizer.param_groups, step)
-            loss = self._backward()
-            reason = check(loss) if stop_div else None
-            if reason is not None:
-                return losses, reason
-            losses.append(loss)
-            self.optimizer.step()
+        with tqdm(steps, "LR range test", leave=False, disable=not progress) as bar:
+            for step in bar:
+                self.groups.write(self.optimizer.param_groups, step)
+                loss = self._backward()
+                reason = check(loss) if stop_div else None
+                if reason is not None:
+                    return losses, reason
+                losses.append(loss)
+                self.optimizer.step()
         return losses, None
 
     def _backward(self) -> float:
@@ -224,6 +234,6 @@ def _suggest(
     if len(losses[kept]) < 3:
         kept = slice(None)
     lrs, losses = lrs[kept], losses[kept]
-    if len(losses) < 2 or not np.isfinite(losses).all():
+    if len(losses) < 2 or not np.isfinite(losses).all() or lrs[0] == lrs[-1]:
         return {}
     return {name: rule(lrs, losses) for name, rule in SUGGESTIONS.items()}

@@ -19,7 +19,7 @@ from pyphase.curves import (
     check_numbers,
 )
 from pyphase.errors import PhaseError, check_flags, check_positive, check_whole, shown
-from pyphase.opt_fn import OptFn, check_opt_fn
+from pyphase.opt_fn import OptFn, bound, check_opt_fn
 
 __all__ = ["DecayType", "Key", "TrainingPhase"]
 
@@ -154,6 +154,8 @@ class TrainingPhase:
 
     def _check_objects(self) -> None:
         check_opt_fn(self.opt_fn)
+        if self.opt_fn is not None and "lr" in bound(self.opt_fn)[2]:
+            raise PhaseError("`opt_fn` binds `lr`; give it as the phase's `lr`")
         check_flags(wd_loss=self.wd_loss)
         if not isinstance(self.opt_state, str) or self.opt_state not in OPT_STATES:
             raise PhaseError(f"`opt_state` (={shown(self.opt_state)}) must be one of {OPT_STATES}")

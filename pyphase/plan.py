@@ -81,6 +81,7 @@ class Plan:
         self.groups = _count_groups(self)
         self.keys = _label_keys(self.phases)
         self.opt_fns = _resolve_opt_fns(self.phases)
+        self._compiled: dict[int, _core.Plan] = {}
         self._core = self.compile(self.groups)
 
     @property
@@ -193,11 +194,14 @@ class Plan:
             raise PhaseError(
                 f"the plan names {self.groups} parameter groups, the optimizer has {groups}"
             )
-        tracks = [
-            [[] if key not in p.tracks else p.tracks[key].forms() for p in self.phases]
-            for key in self.keys
-        ]
-        return _core.Plan([end for _, end in self.spans], groups, tracks)
+        if groups not in self._compiled:
+            tracks = [
+                [[] if key not in p.tracks else p.tracks[key].forms() for p in self.phases]
+                for key in self.keys
+            ]
+            ends = [end for _, end in self.spans]
+            self._compiled[groups] = _core.Plan(ends, groups, tracks)
+        return self._compiled[groups]
 
     def _track(self, key: Key) -> int:
         labels = list(self.keys.values())

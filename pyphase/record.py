@@ -35,8 +35,7 @@ class Record:
         """Draw the learning rate, the momentum and all other values of the steps done so far."""
         from pyphase.plot import plot_plan
 
-        if not self.history.steps:
-            raise PhaseError("no step has been trained yet; `plan.plot()` shows the whole plan")
+        self._check_steps()
         done = self.history.steps[-1] + 1
         return plot_plan(self.plan, steps=done, show_text=show_text, show_moms=show_moms)
 
@@ -51,6 +50,7 @@ class Record:
         """
         from pyphase.plot_loss import plot_finder
 
+        self._check_steps()
         if linear is None:
             linear = isinstance(self.plan.phases[-1].tracks["lr"], Linear)
         lrs = self.plan.table("lr", np.asarray(self.history.steps, np.int64))
@@ -67,4 +67,9 @@ class Record:
         """Draw the training loss of each step."""
         from pyphase.plot_loss import plot_losses
 
+        self._check_steps()
         return plot_losses(np.asarray(self.history.steps), np.asarray(self.history.losses))
+
+    def _check_steps(self) -> None:
+        if not self.history.steps:
+            raise PhaseError("no step has been trained yet; `plan.plot()` shows the whole plan")

@@ -27,9 +27,9 @@ def valley(lrs: Array, losses: Array) -> float:
         if above.any():
             longest[i] = longest[:i][above].max() + 1
     end = int(longest.argmax())
-    start = max(end - int(longest[end]), 0)
+    start = end - int(longest[end])  # fastai's start, one before a valley without gaps
     section = (end - start) / 3
-    return float(lrs[start + int(section) + int(section / 2)])
+    return float(lrs[max(start + int(section) + int(section / 2), 0)])
 
 
 def steep(lrs: Array, losses: Array) -> float:

@@ -338,7 +338,6 @@ TARGETS = [
             "num_it": st.integers(2, 5),
             "mode": st.sampled_from(["exp", "linear"]),
             "stop_div": st.booleans(),
-            "groups": st.none(),
             "accumulate": st.integers(1, 2),
         },
     ),

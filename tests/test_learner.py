@@ -1,5 +1,6 @@
 """Learner: a whole fit, its validation, its interruption, its resuming."""
 
+import copy
 import signal
 
 import pytest
@@ -197,3 +198,70 @@ def test_before_any_fit():
     for cut in (0, -1, [], float("nan")):
         with pytest.raises(PhaseError, match="cut"):
             make().fit_opt_sched(phases(), cut=cut)
+
+
+def test_fault_fractional_epochs_with_a_change_of_data():
+    """Half an epoch of one data set, one and a half of another: nothing is cut short."""
+    first, second = plain(20), plain(20, start=3.0)
+    learn = Learner(nn.Linear(1, 1), None, nn.functional.mse_loss, progress=False)
+    run = [TrainingPhase(0.5, lr=1e-4), TrainingPhase(1.5, lr=1e-4)]
+    history = learn.fit_opt_sched(run, [first, second])
+    assert len(history.losses) == 5 + 15
+    assert [(row["step"], row["phase"]) for row in history.rows] == [(5, 0), (15, 1), (20, 1)]
+
+
+def test_cut_leaves_the_schedule_as_it_was():
+    whole, learn = make(), make()
+    whole.fit_opt_sched(phases())
+    learn.fit_opt_sched(phases(), cut=1)
+    assert learn.sched.plan.digest == whole.sched.plan.digest
+    lr = learn.loop.optimizer.param_groups[0]["lr"]
+    assert lr == learn.sched.plan.values_at(6)["lr"] == pytest.approx(0.01 + 0.04 * 6 / 9)
+
+
+def test_validation_leaves_modes_and_the_generators_of_the_data():
+    learn, own = make(), torch.Generator().manual_seed(3)
+    learn.data = (loader(12, generator=own), loader(6, generator=own))
+    learn.model.train()
+    learn.model[1].eval()
+    before, modes = own.get_state(), [m.training for m in learn.model.modules()]
+    assert learn.validate().keys() == {"valid_loss", "mae"}
+    assert torch.equal(own.get_state(), before)
+    assert [m.training for m in learn.model.modules()] == modes
+    learn.data = (loader(), [])
+    with pytest.raises(PhaseError, match="holds no sample"):
+        learn.validate()
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_stops_at_a_loss_that_is_not_finite_before_the_step(step):
+    def loss_fn(output, target):
+        good = nn.functional.mse_loss(output, target)
+        return good * (float("inf") if learn.loop.position == step else 1)
+
+    learn = make()
+    learn.loss_fn, before = loss_fn, copy.deepcopy(dict(learn.model.named_parameters()))
+    history = learn.fit_opt_sched(phases(), stop_div=True)
+    assert history.steps == list(range(step))
+    assert history.rows == []
+    assert learn.loop.stopped == f"stopped before step {step}: the loss is inf"
+    if step == 0:
+        same_tensors(dict(learn.model.named_parameters()), before)
+
+
+def test_a_batch_of_several_inputs():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, a, b):
+            return self.scale * (a + b)
+
+    x = torch.arange(8.0).reshape(4, 2)
+    data = [(x, x + 1, 4 * x), (x, x, 4 * x)]
+    learn = Learner(Sum(), (data, data), nn.functional.mse_loss, progress=False)
+    history = learn.fit_opt_sched([TrainingPhase(4, lr=1e-4)])
+    assert history.rows[-1]["valid_loss"] < history.rows[0]["valid_loss"]
+    with pytest.raises(TypeError, match=r"a batch must be \(\*inputs, target\)"):
+        Learner(Sum(), [x], mae, progress=False).fit_opt_sched([TrainingPhase(1)])

@@ -321,3 +321,68 @@ def test_wrong_types(arguments, match):
     good = {"model": net(), "phases": [TrainingPhase(1)], "data": plain()}
     with pytest.raises(TypeError, match=match):
         PhaseLoop(**good | arguments)
+
+
+def test_a_gradient_left_by_somebody_else_is_not_used():
+    weights = []
+    for stale in (False, True):
+        model = linear()
+        if stale:
+            (1000 * model(torch.ones(1, 1))).sum().backward()
+        loop = PhaseLoop(model, [TrainingPhase(1, lr=1e-3)], plain())
+        for x, y in loop:
+            loop.step(nn.functional.mse_loss(model(x), y))
+        weights.append(model.weight.detach().clone())
+    assert torch.equal(*weights)
+
+
+def test_a_loop_that_was_left_between_batch_and_step_gives_the_batch_again():
+    model = linear()
+    loop = PhaseLoop(model, [TrainingPhase(1, lr=1e-6)], plain())
+    seen = []
+    for x, _ in loop:
+        seen.append(float(x[0]))
+        if len(seen) == 3:
+            break
+        loop.step(model(x).sum())
+    seen.append(-1.0)
+    for x, _ in loop:
+        seen.append(float(x[0]))
+        loop.step(model(x).sum())
+    assert seen == [0, 2, 4, -1, 4, 6, 8, 10]
+
+
+def test_stop_div_puts_the_buffers_back():
+    model = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1))
+    data = [(torch.ones(2, 1) * k, torch.ones(2, 1)) for k in (1.0, 2.0, float("nan"), 1.0)]
+    loop = PhaseLoop(model, [TrainingPhase(1, lr=1e-3)], (data, None), stop_div=True)
+    for x, y in loop:
+        loop.step(nn.functional.mse_loss(model(x), y))
+    assert loop.position == 2
+    assert torch.isfinite(model[0].running_mean).all()
+    assert int(model[0].num_batches_tracked) == 2
+
+
+def test_map_and_maximize_and_dampening():
+    def momentum_after(first, second):
+        model = linear()
+        phases = [TrainingPhase(1, first, 1e-3), TrainingPhase(1, second, 1e-3, opt_state="map")]
+        loop = PhaseLoop(model, phases, plain(2))
+        buffers = []
+        for _ in loop:
+            loop.step(model.weight.sum())  # a gradient of 1
+            buffers.append(float(loop.optimizer.state[model.weight].get("momentum_buffer", 0.0)))
+        return buffers[-1]
+
+    sgd = functools.partial(SGD, momentum=0.5)
+    assert momentum_after(Adam, sgd) == pytest.approx(0.5 * 2 + 1, rel=1e-5)
+    assert momentum_after(functools.partial(Adam, maximize=True), sgd) == pytest.approx(0, abs=1e-5)
+    with pytest.raises(PhaseError, match="dampening 1"):
+        momentum_after(functools.partial(SGD, momentum=0.5, dampening=1), Adam)
+
+
+def test_optimizers_that_phases_cannot_drive():
+    with pytest.raises(PhaseError, match="LBFGS needs a closure"):
+        PhaseLoop(linear(), [TrainingPhase(1, torch.optim.LBFGS)], plain())
+    with pytest.raises(PhaseError, match="binds `lr`"):
+        TrainingPhase(1, functools.partial(SGD, lr=5.0))

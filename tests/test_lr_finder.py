@@ -125,8 +125,83 @@ def test_few_points():
         ({"accumulate": 0}, PhaseError, "accumulate"),
         ({"optimizer": 3}, TypeError, "optimizer"),
         ({"opt_fn": 3}, TypeError, "opt_fn"),
+        ({"start_lr": 0.0, "mode": "linear"}, PhaseError, "`start_lr`.*must be > 0"),
+        ({"start_lr": [1e-3, 1e-3], "end_lr": 1.0}, PhaseError, "names 2 parameter groups"),
+        ({"data": None}, TypeError, "`data` must be a training loader"),
+        ({"data": print}, TypeError, "`data` must be a training loader"),
     ],
 )
 def test_bad_arguments(arguments, error, match):
     with pytest.raises(error, match=match):
-        lr_find(nn.Linear(1, 1), plain(), mse, **arguments)
+        lr_find(**{"model": nn.Linear(1, 1), "data": plain(), "loss_fn": mse} | arguments)
+
+
+def test_one_optimizer_is_enough():
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(PhaseError, match="one of `optimizer` and `opt_fn`"):
+        lr_find(model, plain(), mse, optimizer=optimizer, opt_fn=torch.optim.SGD)
+
+
+def test_takes_so_many_batches_a_step():
+    taken = []
+
+    def loss_fn(output, target):
+        taken.append(len(target))
+        return mse(output, target)
+
+    lr_find(nn.Linear(1, 1), plain(), loss_fn, num_it=7, accumulate=4, end_lr=1e-3, stop_div=False)
+    assert len(taken) == 28
+
+
+def test_a_loss_that_is_nan_at_once():
+    model = nn.Linear(1, 1)
+    before = copy.deepcopy(model.state_dict())
+    result = lr_find(model, plain(), lambda o, t: mse(o, t) * float("nan"))
+    assert (len(result.losses), result.suggestion) == (0, {})
+    assert result.stopped == "the loss is nan"
+    same_tensors(model.state_dict(), before)
+    with pytest.raises(PhaseError, match="lrs"):
+        result.plot()
+
+
+def test_the_optimizer_of_ones_choice():
+    made = []
+
+    def opt_fn(params, lr):
+        made.append(torch.optim.RMSprop(params, lr=lr))
+        return made[-1]
+
+    lr_find(nn.Linear(1, 1), plain(), mse, opt_fn=opt_fn, num_it=5, end_lr=1e-3)
+    assert len(made) == 1
+    assert made[0].state
+
+
+def test_suggestions_for_each_group():
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    result = lr_find(
+        model, plain(), mse, start_lr=[1e-6, 1e-4], end_lr=[1e-3, 1e-2], groups=list(model)
+    )
+    for rule, lr in result.suggestion.items():
+        rates = result.group_lrs(rule)
+        assert rates[1] == pytest.approx(lr)
+        nearest = np.abs(result.lrs[:, 1] - lr).argmin()
+        assert rates[0] / rates[1] == pytest.approx(result.lrs[nearest, 0] / result.lrs[nearest, 1])
+
+
+@pytest.mark.parametrize("num_it", [2, 3, 5, 8, 9, 11])
+@pytest.mark.parametrize("mode", ["exp", "linear"])
+def test_short_tests_suggest_rates_of_their_range(num_it, mode):
+    rates = {"start_lr": 1e-4, "end_lr": 1e-3}
+    found = lr_find(
+        nn.Linear(1, 1), plain(), mse, num_it=num_it, mode=mode, stop_div=False, **rates
+    )
+    assert len(found.losses) == num_it
+    assert found.suggestion
+    assert all(1e-5 <= lr <= 1e-3 for lr in found.suggestion.values())
+
+
+def test_rates_that_stay_suggest_nothing():
+    result = lr_find(nn.Linear(1, 1), plain(), mse, start_lr=1e-3, end_lr=1e-3, num_it=20)
+    assert len(result.losses) == 20
+    assert result.suggestion == {}

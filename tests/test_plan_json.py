@@ -103,7 +103,7 @@ def test_there_and_back(drawn):
         {"values": {"betas.1": Linear(0.9, 0.99)}},
         {"lr": [0.1]},
         {"opt_fn": functools.partial(torch.optim.AdamW, foreach=None, betas=[0.8, 0.9])},
-        {"opt_fn": functools.partial(SGD, lr=np.float32(0.5))},
+        {"opt_fn": functools.partial(SGD, dampening=np.float32(0.5))},
         {"name": "\ud800 \u00e9 \U0001f600"},
     ],
     ids=repr,

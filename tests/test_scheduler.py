@@ -303,3 +303,48 @@ def test_fault_nothing_extrapolates_past_the_end():
     for _ in range(30):
         scheduler.step()
     assert scheduler.get_last_lr() == [1.0 / 25 / 1e4]
+
+
+def test_one_tensor_in_several_groups_cannot_have_a_rate_per_group():
+    lr = torch.tensor(0.1)
+    params = [torch.nn.Parameter(torch.ones(1)) for _ in range(2)]
+    optimizer = torch.optim.SGD([{"params": [p], "lr": lr} for p in params], lr=lr)
+    with pytest.raises(PhaseError, match="share one tensor"):
+        PhaseScheduler(optimizer, [TrainingPhase(steps=4, lr=[0.001, 1.0])])
+
+
+def test_decoupled_decay_survives_a_copy_and_ends_with_its_plan():
+    optimizer = make()
+    phase = TrainingPhase(steps=2, lr=0.1, wds=0.5, wd_loss=False)
+    _, scheduler = copy.deepcopy((optimizer, PhaseScheduler(optimizer, [phase])))
+    assert len(scheduler.optimizer._optimizer_step_pre_hooks) == 1
+    PhaseScheduler(optimizer, [TrainingPhase(steps=2)])
+    assert "wd" not in optimizer.param_groups[0]
+
+
+def test_a_function_that_raises_is_called_once():
+    calls = []
+
+    def refuse(value):
+        calls.append(value)
+        if value:
+            raise ValueError("no")
+
+    scheduler = PhaseScheduler(make(), [TrainingPhase(steps=2, values={refuse: Linear(0, 1)})])
+    with pytest.raises(ValueError, match="no"):
+        scheduler.step()
+    assert calls == [0.0, 0.5]
+
+
+def test_a_group_that_vanishes_while_it_is_written():
+    class Vicious(torch.Tensor):
+        def fill_(self, value):
+            optimizer.param_groups.clear()
+            return self
+
+    params = [torch.nn.Parameter(torch.ones(1)) for _ in range(3)]
+    optimizer = torch.optim.SGD([{"params": [p]} for p in params], lr=0.1)
+    scheduler = PhaseScheduler(optimizer, [TrainingPhase(steps=4, lr=0.5)])
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.1).as_subclass(Vicious)
+    scheduler.step()
+    assert optimizer.param_groups == []

@@ -54,3 +54,25 @@ def test_a_real_looking_curve(name):
     x = np.linspace(-7, 1, 85)
     losses = 2.3 - 1.8 / (1 + np.exp(-3 * (x + 3))) + np.exp(4 * (x - 0.5))
     assert 1e-7 < SUGGESTIONS[name](10**x, losses) < 1.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(curves, st.integers(3, 60), st.floats(0.0, 1.0))
+def test_valleys_that_begin_with_the_curve(losses, turn, noise):
+    """Smoothed losses fall from the first point on, as those of an LR range test do."""
+    falling = np.linspace(20, 10, len(losses)) + noise * 1e-2 * losses
+    falling[turn:] += np.arange(len(falling[turn:]))
+    lrs = np.geomspace(1e-7, 10, len(losses))
+    assert valley(lrs, falling) == fastai_valley(lrs, falling)
+    assert slide(lrs, falling) == fastai_slide(lrs, falling)
+
+
+@pytest.mark.parametrize("count", range(2, 20))
+@pytest.mark.parametrize("rises", [True, False])
+def test_fault_few_points(count, rises):
+    """fastai's valley of two points is the last rate of all, its slide of 15 an IndexError."""
+    lrs = np.geomspace(1e-4, 1, count)
+    losses = np.linspace(1, 2, count) if rises else np.linspace(2, 1, count)
+    for rule in SUGGESTIONS.values():
+        assert lrs[0] / 10 <= rule(lrs, losses) <= lrs[-1]
+    assert valley(lrs, losses) <= lrs[count // 2]

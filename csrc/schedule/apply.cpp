@@ -199,7 +199,9 @@ bool write(Writer &writer, PyObject *groups, std::int64_t step) {
   }
   for (Py_ssize_t g = 0; g < std::min(PyList_GET_SIZE(groups), count); ++g) {
     prefetch(groups, g);
-    if (!write_group(writer, PyList_GET_ITEM(groups, g), static_cast<std::size_t>(g), at_step)) {
+    // Held: a tensor's fill_ is Python code, which could drop the group from the list.
+    const auto group = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(groups, g));
+    if (!write_group(writer, group.ptr(), static_cast<std::size_t>(g), at_step)) {
       writer.fresh = true;
       return false;
     }

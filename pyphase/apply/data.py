@@ -68,7 +68,9 @@ class Feed:
             if set_epoch is not None:
                 set_epoch(self.epoch)
         own = [generator.get_state() for generator in generators(self.loader)]
-        self._start = {"rng": get_rng_state(), "own": own}
+        # A loader with persistent workers draws differently once it has its iterator.
+        used = getattr(self.loader, "_iterator", None) is not None
+        self._start = {"rng": get_rng_state(), "own": own, "used": used}
         self._batches = iter(self.loader)
         self.batch = 0
 
@@ -87,13 +89,16 @@ class Feed:
         self._batches = None
         if start is None:
             return
+        if start["used"] and getattr(self.loader, "_iterator", None) is None:
+            iter(self.loader)
         set_rng_state(start["rng"])
         for generator, own in zip(generators(self.loader), start["own"], strict=True):
             generator.set_state(own)
         self._begin_epoch()
         batch = None
         while self.batch < taken:
-            batch = next(self._batches or iter(()), self)
+            assert self._batches is not None
+            batch = next(self._batches, self)
             if batch is self:
                 raise PhaseError(
                     f"`data` (={shown(self.loader)}) ended after {self.batch} batches, but the "

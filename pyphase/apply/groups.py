@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pyphase.errors import PhaseError
+from pyphase.errors import PhaseError, shown
 from pyphase.phase import Key
 from pyphase.plan import Plan
 
@@ -47,9 +47,9 @@ class Groups:
             )
         self.slots = _find_slots(plan, optimizer, self.phases)
         self.own = _read_own(self.slots, optimizer) if own is None else own
+        _check_shared(plan, optimizer, self.slots)
         self._bind()
-        if any(key == _TRACK for key in self.slots):
-            _hook_decoupled(optimizer)
+        self._hook()
 
     def _bind(self) -> None:
         tracks = list(self.plan.keys)
@@ -66,6 +66,13 @@ class Groups:
         self._core = core
         # Without functions the C++ call does it all, and a step is spared a Python frame.
         self.fast_write = self.write if self._functions else self._write
+
+    def _hook(self) -> None:
+        if _TRACK in self.slots:
+            _hook_decoupled(self.optimizer)
+        else:  # an earlier plan of this optimizer may have left its decay
+            for group in self.optimizer.param_groups:
+                group.pop(_DECAY, None)
 
     def _serves(self, key: Key) -> bool:
         return any(key in self.plan.phases[index].tracks for index in self.phases)
@@ -103,6 +110,7 @@ class Groups:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._bind()
+        self._hook()  # torch drops the hooks of an optimizer that is copied
 
 
 def _find_slots(
@@ -150,6 +158,23 @@ def _has(group: dict[str, Any], name: str, element: int) -> bool:
     return element < 0 or (isinstance(group[name], tuple) and element < len(group[name]))
 
 
+def _check_shared(
+    plan: Plan, optimizer: torch.optim.Optimizer, slots: dict[Key, tuple[str, int]]
+) -> None:
+    """Refuse one tensor in several groups where the plan has a value per group."""
+    for key, (name, element) in slots.items():
+        if all(phase.tracks[key].width == 1 for phase in plan.phases if key in phase.tracks):
+            continue
+        found = [group.get(name) for group in optimizer.param_groups]
+        values = [value if element < 0 or value is None else value[element] for value in found]
+        tensors = [id(value) for value in values if isinstance(value, torch.Tensor)]
+        if len(set(tensors)) < len(tensors):
+            raise PhaseError(
+                f"the parameter groups share one tensor as {name!r}, but the plan has a value per "
+                "group: give each group a tensor of its own"
+            )
+
+
 def _read_own(
     slots: dict[Key, tuple[str, int]], optimizer: torch.optim.Optimizer
 ) -> dict[str, list[Any]]:
@@ -159,7 +184,12 @@ def _read_own(
         for group in optimizer.param_groups:
             value = group.get(name, 0.0)
             value = value if element < 0 else value[element]
-            found.append(value.item() if isinstance(value, torch.Tensor) else value)
+            if isinstance(value, bool) or not isinstance(value, float | int | torch.Tensor):
+                raise PhaseError(
+                    f"`{key}` can't be scheduled: {name!r} of {_class_name(optimizer)} is "
+                    f"{shown(value)}, not a number"
+                )
+            found.append(float(value))
         own[str(key)] = found
     return own
 

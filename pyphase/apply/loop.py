@@ -102,7 +102,8 @@ class PhaseLoop:
         self._stop_div = stop_div
         self._entered = -1
         self._has_batch = False
-        self.in_step = False
+        self._batch: Any = None
+        self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._feed: Feed | None = None
         self._feed_phase = -1
         self.check = DivergenceCheck()
@@ -151,11 +152,15 @@ class PhaseLoop:
         return self._sources.valid(self._feed_phase)
 
     def __iter__(self) -> Iterator[Any]:
+        if self._has_batch:  # an earlier iterator was left between a batch and its step
+            yield self._batch
         while not self.done:
             self._enter(self.phase_index)
-            batch = self.feed.next()
+            self._batch = self.feed.next()
             self._has_batch = True
-            yield batch
+            if self._stop_div:
+                self._buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+            yield self._batch
 
     def step(self, loss: torch.Tensor | float | None = None) -> bool:
         """Take the optimizer's step for the batch, zero the gradients, set the next values.
@@ -175,17 +180,11 @@ class PhaseLoop:
         if not self._has_batch:
             raise PhaseError("step() takes the step of a batch: call it once for each batch")
         self._has_batch = False
-        self.in_step = True
-        try:
-            return self._take_step(loss)
-        finally:
-            self.in_step = False
-
-    def _take_step(self, loss: torch.Tensor | float | None) -> bool:
+        self._batch = None
         if self._stop_div:
             self._check_loss(loss)
             if self.stopped is not None:
-                self.optimizer.zero_grad()
+                self._undo_batch()
                 return False
         if not self._has_gradient():
             self._backward(loss)
@@ -204,6 +203,13 @@ class PhaseLoop:
         self.stopped = self.check(float(value))
         if self.stopped is not None:
             self.stopped = f"stopped before step {self.position}: {self.stopped}"
+
+    def _undo_batch(self) -> None:
+        """Drop what the diverging batch has done: gradients, and the buffers of its forward."""
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            for buffer, kept in self._buffers:
+                buffer.copy_(kept)
 
     def _has_gradient(self) -> bool:
         return any(
@@ -250,6 +256,7 @@ class PhaseLoop:
         self._groups.write(self.optimizer.param_groups, self.plan.spans[index][0])
         if self._groups is not before:
             carry_state(phase.opt_state, opt_before, self.optimizer)
+        self.optimizer.zero_grad()  # a gradient left by somebody else would pass for the batch's
         self.check = DivergenceCheck()
         self._entered = index
 
@@ -279,26 +286,31 @@ class PhaseLoop:
 
     def _check_changes(self) -> None:
         """Build each later optimizer once: what can't work is said before any training."""
-        before = type(self.optimizer)
+        before, last_groups = type(self.optimizer), self.optimizer.param_groups
         for index, phase in enumerate(self.plan.phases):
             if not self.plan.changes_optimizer(index):
                 continue
             optimizer = self._make_optimizer(index)
             self._bind(index, optimizer)
+            if phase.opt_state == "map" and any(g.get("dampening") == 1 for g in last_groups):
+                raise PhaseError(
+                    f"{self.plan.label(index)}: `opt_state` (='map') can't read the mean gradient "
+                    "of an SGD with dampening 1"
+                )
             try:
                 check_carry(phase.opt_state, before, type(optimizer))
             except PhaseError as error:
                 raise PhaseError(f"{self.plan.label(index)}: {error}") from None
-            before = type(optimizer)
+            before, last_groups = type(optimizer), optimizer.param_groups
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the rest of the run depends on.
 
         Take it between a step and the next batch. A batch that has been given but not stepped is
-        given again after loading. The tensors are the live ones: save or copy them before the next
-        step.
+        given again after loading, augmented anew: only a state between steps goes on bit for bit.
+        The tensors are the live ones: save or copy them before the next step.
         """
-        begun = not self.done and self.phase_index == self._entered
+        begun = self.position < self.plan.total_steps and self.phase_index == self._entered
         return {
             "pyphase": "loop 1",
             "plan": self.plan.to_json(),
@@ -376,6 +388,7 @@ class PhaseLoop:
         set_rng_state(state["rng"])
 
 
+_OPTIONAL = {"stopped": str, "scaler": dict, "feed": dict}
 _PARTS = {"plan": str, "position": int, "entered": int, "model": dict, "optimizer": dict}
 _PARTS |= {"optimizer_class": str, "own": dict, "check": dict, "sources": dict, "rng": dict}
 
@@ -384,6 +397,10 @@ def _check_state(state: Any) -> None:
     if not isinstance(state, dict) or state.get("pyphase") != "loop 1":
         raise PhaseError("not a state of a PhaseLoop")
     wrong = [name for name, kind in _PARTS.items() if not isinstance(state.get(name), kind)]
-    wrong += [name for name in ("stopped", "scaler", "feed") if name not in state]
+    wrong += [
+        name
+        for name, kind in _OPTIONAL.items()
+        if name not in state or not isinstance(state[name], kind | None)
+    ]
     if wrong:
         raise PhaseError(f"not a state of a PhaseLoop: `{wrong[0]}` is missing or wrong")

@@ -30,6 +30,8 @@ def build_optimizer(
     optimizer: Any = make(params, lr=lrs[0], **extra)
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"`opt_fn` must return a torch optimizer, got {shown(optimizer)}")
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise PhaseError("`opt_fn` LBFGS needs a closure for each step, which phases don't have")
     if len(optimizer.param_groups) != len(groups):
         raise PhaseError(
             f"`opt_fn` {name_of(make)} made {len(optimizer.param_groups)} parameter groups of "
@@ -77,6 +79,8 @@ def carry_state(policy: str, before: Optimizer, after: Optimizer) -> None:
                 continue
             mean = _mean_gradient(state, old_groups[param])
             if mean is not None:
+                if bool(old_groups[param].get("maximize")) != bool(new_group.get("maximize")):
+                    mean = -mean
                 after.state[param] = _state_of_mean(after, param, mean, new_group)
 
 
@@ -93,6 +97,8 @@ def _added(
 def _mean_gradient(state: dict[str, Any], group: dict[str, Any]) -> torch.Tensor | None:
     if state.get("exp_avg") is not None:
         beta, step = float(group["betas"][0]), float(state["step"])
+        if step == 0:
+            return None
         mean: torch.Tensor = state["exp_avg"] / (1.0 - beta**step)
         return mean
     buffer = state.get("momentum_buffer")

@@ -9,7 +9,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyphase.apply.groups import Groups
-from pyphase.errors import PhaseError, check_whole, shown
+from pyphase.errors import PhaseError, check_number, check_whole, shown
 from pyphase.opt_fn import bound, name_of
 from pyphase.phase import TrainingPhase
 from pyphase.plan import Plan
@@ -97,8 +97,10 @@ class PhaseScheduler(LRScheduler):
         step = self.last_epoch + 1 if epoch is None else check_whole("epoch", epoch, least=0)
         try:
             self._write(self.optimizer.param_groups, step)
-        except ValueError:  # groups were added since the last step, or something is wrong
-            self._set(step)
+        except ValueError:
+            if len(self.optimizer.param_groups) == self._groups.count:
+                raise
+            self._set(step)  # groups were added since the last step
         self.last_epoch = step
         self._step_count += 1
 
@@ -149,12 +151,22 @@ class PhaseScheduler(LRScheduler):
             saved, own = state_dict["plan"], state_dict["own"]
         except (KeyError, TypeError) as error:
             raise PhaseError(f"not a state of a PhaseScheduler: {error!r}") from None
+        if not isinstance(own, dict) or not all(isinstance(v, list) for v in own.values()):
+            raise PhaseError(f"not a state of a PhaseScheduler: `own` (={shown(own)})")
         self.plan.check_same(saved, accept=accept_other_plan)
         phases = range(len(self.plan.phases))
         if own.keys() == self._groups.own.keys():
+            own = {name: check_own(name, v, self._groups.count) for name, v in own.items()}
             self._groups = Groups(self.plan, self.optimizer, phases, own)
         self._set(step)
         self.last_epoch, self._step_count = step, count
+
+
+def check_own(name: str, values: list[Any], count: int) -> list[float]:
+    """Return a saved list of the optimizer's own values, one for each of ``count`` groups."""
+    if len(values) != count:
+        raise PhaseError(f"the state has {len(values)} values of `{name}` for {count} groups")
+    return [check_number(f"own[{name!r}]", value) for value in values]
 
 
 def _refuse_changes(plan: Plan) -> None:
@@ -176,12 +188,17 @@ def _check_optimizer(plan: Plan, optimizer: torch.optim.Optimizer) -> None:
         return
     inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wrapper
     function, _, keywords = bound(wanted)
-    differs = isinstance(function, type) and not isinstance(inner, function)
+    differs = isinstance(function, type) and type(inner) is not function
     differs |= any(
-        key in inner.defaults and inner.defaults[key] != keywords[key] for key in keywords
+        key in inner.defaults and not _same_value(inner.defaults[key], value)
+        for key, value in keywords.items()
     )
     if differs:
         raise PhaseError(
             f"the plan asks for {name_of(wanted)}, but `optimizer` is another one: "
             f"{type(inner).__name__}({', '.join(f'{k}={v}' for k, v in inner.defaults.items())})"
         )
+
+
+def _same_value(a: Any, b: Any) -> bool:
+    return bool(list(a) == list(b) if isinstance(a, tuple | list) and b else a == b)

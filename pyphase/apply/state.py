@@ -8,6 +8,7 @@ import random
 import uuid
 import zipfile
 import zlib
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None
     Raises:
         OSError: the folder can't be written to, or the disk is full.
     """
+    state = _plain(state)
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
@@ -64,6 +66,17 @@ def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None
         if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
+
+
+def _plain(value: Any) -> Any:
+    """Return a nested state with numpy's numbers as Python's, which is what a loader accepts."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (dict, OrderedDict):
+        return type(value)((key, _plain(item)) for key, item in value.items())
+    if type(value) in (list, tuple):
+        return type(value)(_plain(item) for item in value)
+    return value
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
