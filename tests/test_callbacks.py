@@ -95,7 +95,7 @@ def test_checkpoint_checks_every(every, error):
 
 
 def test_checkpoint_into_a_missing_folder_says_which(tmp_path):
-    with pytest.raises(PhaseError, match="missing.* must be in a folder that exists"):
+    with pytest.raises(PhaseError, match=r"missing.* must be in a folder that exists"):
         Checkpoint(tmp_path / "missing" / "c.pt")
 
 

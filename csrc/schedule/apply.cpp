@@ -16,6 +16,7 @@ struct Source {
   double shared;
   const Curve *curves;
   const double *own;
+  py::object number;  // the float that was set last
 };
 
 struct Writer {
@@ -28,9 +29,12 @@ struct Writer {
   py::str fill{"fill_"};
 };
 
-// A float that nothing but its container refers to can be overwritten: nobody can tell, and it is
-// several times faster than a new float and a new dictionary entry. One that somebody else may
-// have kept is replaced. (Without the GIL a count of one proves nothing.)
+// A float that nothing but its container refers to can be overwritten, which is several times
+// faster than a new float and a new dictionary entry. One that somebody else may have kept is
+// replaced. (Without the GIL a count of one proves nothing.)
+//
+// But torch.compile takes a dictionary in which no entry was set for one with unchanged values, and
+// goes on with the old ones: each step sets one entry of each group anew (write_group).
 inline bool overwrite(PyObject *number, double value) {
 #ifdef Py_GIL_DISABLED
   return false;
@@ -128,8 +132,17 @@ inline PyObject *find(PyObject *group, Slot &slot) {
   return write_element(group, slot, current, number, fill_name);
 }
 
-inline bool write_slot(Slot &slot, PyObject *group, double value, PyObject *fill_name) {
-  PyObject *current = find(group, slot);
+// group[key] = value, as a new entry; groups with the same value share the float.
+inline bool set_entry(Source &source, PyObject *group, double value) {
+  const bool is_shared = source.curves == nullptr && source.own == nullptr;
+  if (!is_shared || !source.number) {
+    source.number = py::reinterpret_steal<py::object>(PyFloat_FromDouble(value));
+  }
+  return source.number && PyDict_SetItem(group, source.slot->key.ptr(), source.number.ptr()) == 0;
+}
+
+inline bool overwrite_or_replace(Slot &slot, PyObject *group, PyObject *current, double value,
+                                 PyObject *fill_name) {
   PyObject *number = current;
   if (slot.element >= 0) {
     const bool is_own = current != nullptr && PyTuple_CheckExact(current) &&
@@ -145,16 +158,26 @@ inline bool write_group(Writer &writer, PyObject *group, std::size_t g, Fraction
     PyErr_SetString(PyExc_TypeError, "param_groups must be a list of dicts");
     return false;
   }
-  for (const Source &source : writer.sources) {
+  bool is_set = false;  // one entry of this group, in this step
+  for (Source &source : writer.sources) {
     double value = source.shared;
     if (source.curves != nullptr) {
       value = at(source.curves[g], at_step.f, at_step.g);
     } else if (source.own != nullptr) {
       value = source.own[g];
     }
-    if (!write_slot(*source.slot, group, value, writer.fill.ptr())) {
+    Slot &slot = *source.slot;
+    PyObject *current = find(group, slot);
+    const bool sets = !is_set && current != nullptr &&
+                      (slot.element < 0 ? PyFloat_CheckExact(current) : PyTuple_Check(current));
+    const bool written =
+        !sets              ? overwrite_or_replace(slot, group, current, value, writer.fill.ptr())
+        : slot.element < 0 ? set_entry(source, group, value)
+                           : replace(slot, group, current, value, writer.fill.ptr());
+    if (!written) {
       return false;
     }
+    is_set = is_set || sets;
   }
   return true;
 }
@@ -190,11 +213,11 @@ bool write(Writer &writer, PyObject *groups, std::int64_t step) {
     const Track &track = plan.tracks()[slot.track];
     const Curve *first = track.curve(writer.phase, 0);
     if (first == nullptr && entered) {
-      writer.sources.push_back({&slot, 0.0, nullptr, slot.own.data()});
+      writer.sources.push_back({&slot, 0.0, nullptr, slot.own.data(), {}});
     } else if (first != nullptr && track.width[writer.phase] > 1) {
-      writer.sources.push_back({&slot, 0.0, first, nullptr});
+      writer.sources.push_back({&slot, 0.0, first, nullptr, {}});
     } else if (first != nullptr) {
-      writer.sources.push_back({&slot, at(*first, at_step.f, at_step.g), nullptr, nullptr});
+      writer.sources.push_back({&slot, at(*first, at_step.f, at_step.g), nullptr, nullptr, {}});
     }
   }
   for (Py_ssize_t g = 0; g < std::min(PyList_GET_SIZE(groups), count); ++g) {

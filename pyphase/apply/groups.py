@@ -209,6 +209,6 @@ def decay_decoupled(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 
 
 def _hook_decoupled(optimizer: torch.optim.Optimizer) -> None:
-    hooks = optimizer._optimizer_step_pre_hooks.values()
-    if decay_decoupled not in hooks:
-        optimizer.register_step_pre_hook(decay_decoupled)
+    inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wrapper has no hooks
+    if decay_decoupled not in inner._optimizer_step_pre_hooks.values():
+        inner.register_step_pre_hook(decay_decoupled)
