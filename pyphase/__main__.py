@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--data", metavar="DIR", help="CIFAR-10's batches, or folders of classes")
     demo.add_argument("--out", metavar="DIR", default="runs/demo", help="default: %(default)s")
     demo.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
-    demo.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    demo.add_argument("--seed", type=_seed, default=0, help="default: %(default)s")
     demo.set_defaults(run=_demo)
     plot = commands.add_parser("plot", help="draw a plan that was written as JSON")
     plot.add_argument("plan", metavar="PLAN.json")
@@ -48,6 +48,13 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="versions, threads, and what runs how")
     info.set_defaults(run=_info)
     return parser
+
+
+def _seed(text: str) -> int:
+    seed = int(text)
+    if not 0 <= seed < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 2**63)")
+    return seed
 
 
 def _demo(arguments: argparse.Namespace) -> int:

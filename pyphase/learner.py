@@ -88,6 +88,9 @@ class Learner:
             raise TypeError(f"`metrics` must be a list of functions, got {shown(metrics)}")
         check_data(data)
         check_flags(progress=progress)
+        names = ["epoch", "step", "phase", "train_loss", "valid_loss", *map(_name, metrics)]
+        if len(set(names)) < len(names):
+            raise PhaseError(f"`metrics` need names of their own, got {names[5:]}")
         self.model, self.data, self.loss_fn = model, data, loss_fn
         self.metrics, self.groups = tuple(metrics), groups
         self.progress = progress
@@ -266,7 +269,10 @@ class Learner:
         }
 
     def _resume(self, state: dict[str, Any]) -> None:
-        if state.get("pyphase") != "learner 1":
+        parts = {"loop": dict, "history": dict, "valid_step": int}
+        if state.get("pyphase") != "learner 1" or not all(
+            isinstance(state.get(name), kind) for name, kind in parts.items()
+        ):
             raise PhaseError("not a state of a Learner's fit")
         # torch's optimizers go on with the tensors that they load: the caller keeps his own.
         self.loop.load_state_dict(copy.deepcopy(state["loop"]))
@@ -280,7 +286,10 @@ class Learner:
     def load(self, path: str | os.PathLike[str]) -> None:
         """Read the model's weights from what :meth:`save` or a :class:`Checkpoint` wrote."""
         state = load_checkpoint(path)
-        self.model.load_state_dict(state["loop"]["model"] if "loop" in state else state["model"])
+        found = state.get("loop", state).get("model")
+        if not isinstance(found, dict):
+            raise PhaseError(f"{shown(str(path))} holds no model")
+        self.model.load_state_dict(found)
 
 
 def _check_callbacks(callbacks: Any) -> tuple[Callback, ...]:

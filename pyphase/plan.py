@@ -167,9 +167,11 @@ class Plan:
         """
         arguments = plan_json.load(text)
         try:
-            return cls(**arguments)
+            plan = cls(**arguments)
         except TypeError as error:
             raise PhaseError(f"not a plan: {error}") from None
+        plan_json.check(plan, text)
+        return plan
 
     def diff(self, other: Plan) -> list[str]:
         """Return one line per difference that changes the run; empty for equal plans."""

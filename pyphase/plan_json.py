@@ -22,7 +22,7 @@ from pyphase.plan_text import curve_text, data_name, key_name
 if TYPE_CHECKING:
     from pyphase.plan import Plan
 
-__all__ = ["Named", "diff", "digest", "dump", "load"]
+__all__ = ["Named", "check", "diff", "digest", "dump", "load"]
 
 _FORMAT = "pyphase plan 1"
 _LENGTHS = ("epochs", "steps", "samples")
@@ -78,6 +78,14 @@ def load(text: str) -> dict[str, Any]:
     except (KeyError, AttributeError, TypeError, RecursionError) as error:
         raise PhaseError(f"not a plan: {type(error).__name__}: {error}") from None
     return {"phases": phases, "steps_per_epoch": sizes, "batch_size": batches}
+
+
+def check(plan: Plan, text: str) -> None:
+    """Raise PhaseError unless a plan that was read has the steps that its text states."""
+    record = json.loads(text)
+    spans = [(phase.get("begin"), phase.get("end")) for phase in record["phases"]]
+    if record.get("total_steps") != plan.total_steps or spans != list(plan.spans):
+        raise PhaseError("not a plan: `begin`, `end` or `total_steps` differ from the lengths")
 
 
 def diff(a: Plan, b: Plan) -> list[str]:

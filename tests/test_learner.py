@@ -265,3 +265,14 @@ def test_a_batch_of_several_inputs():
     assert history.rows[-1]["valid_loss"] < history.rows[0]["valid_loss"]
     with pytest.raises(TypeError, match=r"a batch must be \(\*inputs, target\)"):
         Learner(Sum(), [x], mae, progress=False).fit_opt_sched([TrainingPhase(1)])
+
+
+def test_metrics_need_names_of_their_own():
+    with pytest.raises(PhaseError, match="names of their own"):
+        Learner(net(), loader(), mae, [mae, mae])
+
+
+@pytest.mark.parametrize("resume", [5, {"pyphase": "learner 1"}, {}])
+def test_states_that_are_none(resume):
+    with pytest.raises((PhaseError, TypeError)):
+        make().fit_opt_sched(phases(), resume=resume)

@@ -153,3 +153,10 @@ def test_help_fits_a_terminal(capsys, monkeypatch, argv):
 def test_arguments_come_from_the_command_line(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["pyphase", "info"])
     assert main() == 0
+
+
+@pytest.mark.parametrize("seed", ["-1", "99999999999999999999999", "x"])
+def test_seed_out_of_range(seed, capsys):
+    with pytest.raises(SystemExit):
+        main(["demo", "--seed", seed])
+    assert "--seed" in capsys.readouterr().err

@@ -86,6 +86,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         PhaseError: the file is damaged, or not a pyphase checkpoint.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"`path` must be a path of a file, got {shown(path)}")
     _check_whole(path)  # torch.load doesn't compare the checksums
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
