@@ -5,6 +5,8 @@ uses f = k/n: the first step gets ``start`` exactly, ``end`` is where the next p
 The closed forms are evaluated in double by the C++ core.
 
 ``start`` and ``end`` are numbers, or sequences with one number per parameter group.
+
+The file is long because each of the ten curves has its equation, ranges and example beside it.
 """
 
 from __future__ import annotations

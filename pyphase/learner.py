@@ -1,4 +1,7 @@
-"""A whole fit: phases, progress bars, validation, history, checkpoints."""
+"""A whole fit: phases, progress bars, validation, history, checkpoints.
+
+Half of the file is the documentation of its arguments.
+"""
 
 from __future__ import annotations
 

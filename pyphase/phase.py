@@ -1,4 +1,7 @@
-"""A training phase: how long, which optimizer, which values, which data."""
+"""A training phase: how long, which optimizer, which values, which data.
+
+A third of the file is the table of fields, the reference of the package.
+"""
 
 from __future__ import annotations
 

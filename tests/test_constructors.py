@@ -3,6 +3,8 @@
 ``TARGETS`` is the table: a name, what is called, and for each argument a strategy of good values.
 Every argument is drawn from its good values or from ``anything``, so that the calls also get past
 the first check. A new public constructor is one more row.
+
+One long table of targets, and the values that are thrown at them.
 """
 
 import contextlib

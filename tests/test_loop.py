@@ -1,4 +1,7 @@
-"""PhaseLoop: values, optimizers, data and divergence in a hand-written loop."""
+"""PhaseLoop: values, optimizers, data and divergence in a hand-written loop.
+
+One behaviour a test; they share the small loops at the top.
+"""
 
 import functools
 

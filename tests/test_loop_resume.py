@@ -1,4 +1,7 @@
-"""A run that is saved and loaded, at any step, ends as the uninterrupted one: bit for bit."""
+"""A run that is saved and loaded, at any step, ends as the uninterrupted one: bit for bit.
+
+One run, saved and loaded in every way; the cases share its set-up.
+"""
 
 import functools
 import io

@@ -1,4 +1,7 @@
-"""LARS: its two forms against each other, against numpy, and against torch.optim.SGD."""
+"""LARS: its two forms against each other, against numpy, and against torch.optim.SGD.
+
+Each property is held for both forms, so the cases stand together.
+"""
 
 from __future__ import annotations
 

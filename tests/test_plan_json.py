@@ -1,4 +1,7 @@
-"""Plans as JSON: there and back, hashes, differences, and files that hold something else."""
+"""Plans as JSON: there and back, hashes, differences, and files that hold something else.
+
+The round trips and the damaged files share their plans.
+"""
 
 import functools
 import json

@@ -1,4 +1,7 @@
-"""Figures: what they show is what the plan holds, and every text can be read."""
+"""Figures: what they show is what the plan holds, and every text can be read.
+
+The fifteen plans that are drawn serve all of the tests.
+"""
 
 from __future__ import annotations
 

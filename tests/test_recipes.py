@@ -1,6 +1,8 @@
 """Recipes against the implementations that users know, step by step, run for real.
 
 Where an implementation cannot be installed (fastai 0.7 and 2, REX), its rules are written out here.
+
+Thirteen recipes, each beside the implementation that it is compared with.
 """
 
 import inspect

@@ -1,4 +1,7 @@
-"""PhaseScheduler in a hand-written loop."""
+"""PhaseScheduler in a hand-written loop.
+
+One behaviour a test; they share the small optimizers at the top.
+"""
 
 import copy
 import functools

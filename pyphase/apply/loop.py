@@ -1,4 +1,7 @@
-"""Phases as the driver of a hand-written loop: values, optimizers, data, divergence."""
+"""Phases as the driver of a hand-written loop: values, optimizers, data, divergence.
+
+Stepping, entering phases, saving and loading share one state, so they stand in one file.
+"""
 
 from __future__ import annotations
 
