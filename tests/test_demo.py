@@ -106,10 +106,13 @@ def test_ctrl_c_from_outside_and_resume_bit_for_bit(few, digits, whole, tmp_path
     images = tmp_path / "images.pt"
     torch.save([(part.images, part.labels) for part in digits], images)
     command = [sys.executable, "-c", SCRIPT, str(images), str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    # Not the working directory, where the source tree would shadow the installed package.
+    places = map(os.path.abspath, filter(None, sys.path))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
     process = subprocess.Popen(
         command,
         env=environment,
+        cwd=tmp_path,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
