@@ -143,8 +143,9 @@ def _loss_axes(xlabel: str) -> tuple[Figure, Axes]:
 
 def _add_legend(axes: Axes) -> None:
     """Add a legend above the axes, where no curve can run into it."""
-    style: dict[str, Any] = {"frameon": False, "borderaxespad": 0, "handlelength": 1.2}
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=4, fontsize=MEDIUM, **style)
+    style: dict[str, Any] = {"frameon": False, "borderaxespad": 0, "handlelength": 1.0}
+    style |= {"columnspacing": 1.2, "handletextpad": 0.4}
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=4, fontsize=SMALL, **style)
 
 
 def _extremes(values: NDArray[np.float64]) -> NDArray[np.int64]:
