@@ -52,7 +52,7 @@ class Curve:
     @property
     def width(self) -> int:
         """Number of parameter groups that the curve distinguishes; 1 serves any number."""
-        return max(len(_as_tuple(end)) for end in self.ends)
+        return max(len(as_tuple(end)) for end in self.ends)
 
     @property
     def ends(self) -> tuple[Number, Number]:
@@ -73,7 +73,7 @@ class Curve:
         """Return the curve of each group as the C++ core takes it."""
         if self.shape < 0:
             raise TypeError(f"{type(self).__name__} has no closed form: use Table.sample")
-        start, end = (_as_tuple(value) for value in self.ends)
+        start, end = (as_tuple(value) for value in self.ends)
         pairs = zip(_spread(start, self.width), _spread(end, self.width), strict=True)
         return [(self.shape, s, e, self.param, self.knots, 0.0, 1.0) for s, e in pairs]
 
@@ -91,7 +91,7 @@ class _Blend(Curve):
             if field.name in ("start", "end", "value"):
                 numbers = check_numbers(field.name, getattr(self, field.name))
                 object.__setattr__(self, field.name, numbers)
-        widths = {len(_as_tuple(end)) for end in self.ends} - {1}
+        widths = {len(as_tuple(end)) for end in self.ends} - {1}
         if len(widths) > 1:
             raise PhaseError(
                 f"`start` and `end` must name the same number of groups, got {sorted(widths)}"
@@ -394,7 +394,8 @@ def check_numbers(name: str, value: Any) -> Number:
     return tuple(check_number(f"{name}[{i}]", item) for i, item in enumerate(items))
 
 
-def _as_tuple(value: Number) -> tuple[float, ...]:
+def as_tuple(value: Number) -> tuple[float, ...]:
+    """Return one number as a tuple of it, several as they are."""
     return value if isinstance(value, tuple) else (value,)
 
 

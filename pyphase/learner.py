@@ -21,6 +21,7 @@ from pyphase.apply.state import get_rng_state, load_checkpoint, save_checkpoint,
 from pyphase.callbacks import Callback
 from pyphase.cut import cut_position
 from pyphase.errors import PhaseError, check_flags, shown
+from pyphase.history import History
 from pyphase.interrupt import DeferredInterrupt
 from pyphase.lengths import train_part, valid_part
 from pyphase.lr_finder import LRFinderResult, lr_find
@@ -124,7 +125,7 @@ class Learner:
         cut: float | Sequence[float] | None = None,
         callbacks: Sequence[Callback] = (),
         resume: str | os.PathLike[str] | dict[str, Any] | None = None,
-    ) -> Any:
+    ) -> History:
         """Train through ``phases`` and return the history.
 
         Args:

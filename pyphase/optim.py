@@ -11,6 +11,7 @@ from torch.optim.optimizer import Optimizer, ParamsT, _default_to_fused_or_forea
 
 from pyphase.errors import (
     PhaseError,
+    check_flags,
     check_fraction,
     check_number,
     check_positive,
@@ -251,8 +252,7 @@ def _check(where: str, values: Mapping[str, Any]) -> None:
                 raise PhaseError(f"`{name}` (={shown(values[name])}) must be >= 0")
         check_positive("trust_coefficient", values["trust_coefficient"])
         for name in ("nesterov", "maximize"):
-            if not isinstance(values[name], bool):
-                raise TypeError(f"`{name}` must be a bool, got {shown(values[name])}")
+            check_flags(**{name: values[name]})
         for name in ("exclude", "foreach"):
             if not isinstance(values[name], bool | None):
                 raise TypeError(f"`{name}` must be None or a bool, got {shown(values[name])}")

@@ -17,7 +17,7 @@ from pyphase.phase import Key, TrainingPhase
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Plan"]
+__all__ = ["Plan", "check_phases"]
 
 
 class Plan:
@@ -62,7 +62,7 @@ class Plan:
         steps_per_epoch: int | Sequence[int] | None = None,
         batch_size: int | Sequence[int] | None = None,
     ) -> None:
-        self.phases = _check_phases(phases)
+        self.phases = check_phases(phases)
         self.steps_per_epoch = epoch_sizes(self.phases, steps_per_epoch)
         self.batch_sizes = batch_sizes(self.phases, batch_size)
         lengths = phase_lengths(self.phases, self.steps_per_epoch, self.batch_sizes)
@@ -165,12 +165,13 @@ class Plan:
         Functions and loaders come back as names: such a plan can be looked up, plotted and
         compared, and trained where it needs none of them.
         """
-        arguments = plan_json.load(text)
+        arguments, spans = plan_json.load(text)
         try:
             plan = cls(**arguments)
         except TypeError as error:
             raise PhaseError(f"not a plan: {error}") from None
-        plan_json.check(plan, text)
+        if list(plan.spans) != spans:
+            raise PhaseError("not a plan: `begin`, `end` or `total_steps` differ from the lengths")
         return plan
 
     def diff(self, other: Plan) -> list[str]:
@@ -179,15 +180,19 @@ class Plan:
             raise TypeError(f"`other` must be a Plan, got {shown(other)}")
         return plan_json.diff(self, other)
 
-    def check_same(self, saved: str, *, accept: bool = False) -> None:
-        """Raise PhaseError with the differences if ``saved`` (JSON) is another plan."""
+    def check_same(self, saved: str, *, accept: bool = False) -> bool:
+        """Tell whether ``saved`` (JSON) is this plan; raise PhaseError with the differences if it
+        isn't, unless ``accept``.
+        """
         other = Plan.from_json(saved)
-        if not accept and other.digest != self.digest:
+        is_same = other.digest == self.digest
+        if not accept and not is_same:
             lines = self.diff(other)
             shown_lines = "\n  ".join(lines[:12] + ["..."] * (len(lines) > 12))
             raise PhaseError(
                 f"the state is of another plan (this plan != saved plan):\n  {shown_lines}"
             )
+        return is_same
 
     def compile(self, groups: int) -> _core.Plan:
         """Return the C++ plan for ``groups`` parameter groups."""
@@ -225,7 +230,8 @@ class Plan:
         return self
 
 
-def _check_phases(phases: Any) -> tuple[TrainingPhase, ...]:
+def check_phases(phases: Any) -> tuple[TrainingPhase, ...]:
+    """Return a sequence of phases as a tuple, or say what it is instead."""
     if isinstance(phases, TrainingPhase):
         raise TypeError("`phases` must be a sequence of TrainingPhase, got a single one")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyphase.apply.divergence import SmoothedLoss
 from pyphase.apply.loop import PhaseLoop
 from pyphase.history import header_line, row_line
 
@@ -11,6 +12,7 @@ __all__ = ["Progress"]
 
 # In 80 columns, a label of that length leaves some for the bar itself.
 _LABEL = 20
+_BETA = 0.9  # of the loss that is shown
 _FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
@@ -26,8 +28,7 @@ class Progress:
         self.enabled, self.end = enabled, end
         self._bar: Any = None
         self._columns: list[str] = []
-        self._average = 0.0
-        self._count = 0
+        self._smoothed = SmoothedLoss(_BETA)
 
     def __enter__(self) -> Progress:
         return self
@@ -41,9 +42,7 @@ class Progress:
             return
         if self._bar is None:
             self._open(loop)
-        self._count += 1
-        self._average = 0.9 * self._average + 0.1 * loss
-        smoothed = self._average / (1 - 0.9**self._count)
+        smoothed = self._smoothed.add(loss)
         lr = loop.optimizer.param_groups[-1]["lr"]
         self._bar.set_postfix_str(f"loss {smoothed:.4f}, lr {float(lr):.1e}", refresh=False)
         self._bar.update()
@@ -80,7 +79,7 @@ class Progress:
             dynamic_ncols=True,
             bar_format=_FORMAT,
         )
-        self._count, self._average = 0, 0.0
+        self._smoothed = SmoothedLoss(_BETA)
 
     def _close(self) -> None:
         if self._bar is not None:

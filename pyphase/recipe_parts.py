@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 from numpy.typing import NDArray
 
 from pyphase import _core
-from pyphase.curves import Curve, Exponential, InverseSqrt, Linear, Number, check_numbers
+from pyphase.curves import Curve, Exponential, InverseSqrt, Linear, Number, as_tuple, check_numbers
 from pyphase.errors import PhaseError, check_fraction, check_positive, check_whole, shown
 from pyphase.opt_fn import OptFn
 from pyphase.phase import TrainingPhase
@@ -23,7 +23,6 @@ __all__ = [
     "Values",
     "check_below",
     "check_choice",
-    "check_flag",
     "check_groups",
     "check_length",
     "check_momentum",
@@ -143,7 +142,7 @@ def check_warmup(num_warmup_steps: Any, num_training_steps: Any) -> tuple[int, i
 def check_rate(name: str, value: Any, *, positive: bool = False) -> Number:
     """Return a learning rate, or one per parameter group: >= 0, or > 0 if ``positive``."""
     numbers = _check_values(name, value)
-    if min(_as_tuple(numbers)) < 0 or (positive and 0 in _as_tuple(numbers)):
+    if min(as_tuple(numbers)) < 0 or (positive and 0 in as_tuple(numbers)):
         raise PhaseError(f"`{name}` (={shown(value)}) must be {'> 0' if positive else '>= 0'}")
     return numbers
 
@@ -151,7 +150,7 @@ def check_rate(name: str, value: Any, *, positive: bool = False) -> Number:
 def check_momentum(name: str, value: Any) -> Number:
     """Return a momentum in [0, 1), or one per parameter group."""
     numbers = _check_values(name, value)
-    for number in _as_tuple(numbers):
+    for number in as_tuple(numbers):
         check_fraction(name, number, closed=False)
     return numbers
 
@@ -159,7 +158,7 @@ def check_momentum(name: str, value: Any) -> Number:
 def check_below(name: str, low: Number, other: str, high: Number) -> None:
     """Raise unless ``low`` <= ``high`` in every group."""
     differences = per_group(lambda low, high: high - low, **{name: low, other: high})
-    if min(_as_tuple(differences)) < 0:
+    if min(as_tuple(differences)) < 0:
         raise PhaseError(f"`{name}` (={shown(low)}) must be <= `{other}` (={shown(high)})")
 
 
@@ -172,16 +171,9 @@ def check_choice(name: str, value: Any, choices: Mapping[str, T]) -> T:
     return choices[value]
 
 
-def check_flag(name: str, value: Any) -> bool:
-    """Return a bool."""
-    if not isinstance(value, bool):
-        raise TypeError(f"`{name}` must be a bool, got {shown(value)}")
-    return value
-
-
 def check_groups(**arguments: Number) -> int:
     """Return the number of parameter groups that the arguments name, one number serving any."""
-    widths = {name: len(_as_tuple(value)) for name, value in arguments.items()}
+    widths = {name: len(as_tuple(value)) for name, value in arguments.items()}
     width = max(widths.values())
     if any(own not in (1, width) for own in widths.values()):
         counts = ", ".join(f"`{name}` names {own}" for name, own in widths.items())
@@ -196,7 +188,7 @@ def per_group(function: Callable[..., float], **arguments: Number) -> Number:
         PhaseError: two arguments name different numbers of groups, or a result is not finite.
     """
     width = check_groups(**arguments)
-    columns = (_as_tuple(value) for value in arguments.values())
+    columns = (as_tuple(value) for value in arguments.values())
     rows = zip(*(c * width if len(c) == 1 else c for c in columns), strict=True)
     results = tuple(_finite(function, row, arguments) for row in rows)
     return results if any(isinstance(v, tuple) for v in arguments.values()) else results[0]
@@ -222,7 +214,3 @@ def _check_values(name: str, value: Any) -> Number:
             f"(a tuple means (start, end) in a phase), got {shown(value)}"
         )
     return check_numbers(name, value)
-
-
-def _as_tuple(value: Number) -> tuple[float, ...]:
-    return value if isinstance(value, tuple) else (value,)

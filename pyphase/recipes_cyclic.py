@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pyphase.curves import Constant, Cosine, Curve, Linear, Number, Table
-from pyphase.errors import PhaseError, check_fraction, check_positive, check_whole
+from pyphase.errors import PhaseError, check_flags, check_fraction, check_positive, check_whole
 from pyphase.opt_fn import OptFn
 from pyphase.phase import TrainingPhase
 from pyphase.recipe_parts import (
@@ -14,7 +14,6 @@ from pyphase.recipe_parts import (
     Values,
     check_below,
     check_choice,
-    check_flag,
     check_groups,
     check_length,
     check_momentum,
@@ -100,7 +99,8 @@ def one_cycle(
     """
     length = check_length(total_steps, epochs)
     share = check_fraction("pct_start", pct_start)
-    if check_flag("three_phase", three_phase) and share > 0.5:
+    check_flags(three_phase=three_phase, cycle_momentum=cycle_momentum)
+    if three_phase and share > 0.5:
         raise PhaseError(f"`pct_start` (={pct_start}) must be <= 0.5 with `three_phase`")
     curve = check_choice("anneal_strategy", anneal_strategy, {"cos": Cosine, "linear": Linear})
     peak = check_rate("max_lr", max_lr)
@@ -115,7 +115,7 @@ def one_cycle(
     check_groups(max_lr=peak, base_momentum=low, max_momentum=high)
     down, up, top = (
         (curve(high, low), curve(low, high), Constant(high))
-        if check_flag("cycle_momentum", cycle_momentum)
+        if cycle_momentum
         else (None, None, None)
     )
     if not three_phase:
@@ -198,7 +198,7 @@ def cyclical(
     check_below("base_lr", low, "max_lr", high)
     slow = check_momentum("base_momentum", base_momentum)
     fast = check_momentum("max_momentum", max_momentum)
-    cycles_momentum = check_flag("cycle_momentum", cycle_momentum)
+    check_flags(cycle_momentum=cycle_momentum)
     total = check_whole("total_steps", total_steps)
     up = check_whole("step_size_up", step_size_up)
     down = up if step_size_down is None else check_whole("step_size_down", step_size_down)
@@ -226,7 +226,7 @@ def cyclical(
     for name, begin, steps, heights in _triangles(total, up, down, every=mode == "exp_range"):
         cycle = begin // (up + down)
         scaled = [h * scale**cycle * decay ** (begin + i) for i, h in enumerate(heights)]
-        momentum = curve(fast, slow, scaled) if cycles_momentum else None
+        momentum = curve(fast, slow, scaled) if cycle_momentum else None
         pieces.append(Piece(f"{name} {cycle}", steps, curve(low, high, scaled), momentum))
     return make_phases(pieces, "steps", opt_fn)
 

@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 from torch import nn
-from training import loader, net, same_tensors, seed_all
+from toys import same
+from training import Events, loader, net, seed_all
 
 from pyphase import Callback, Checkpoint, Learner, PhaseError, TrainingPhase
 from pyphase.apply.state import load_checkpoint
@@ -17,26 +18,6 @@ PHASES = [TrainingPhase(1, torch.optim.SGD, 0.05), TrainingPhase(0.5, torch.opti
 def make(loss_fn=mse):
     seed_all(1)
     return Learner(net(), (loader(12), loader(4)), loss_fn, progress=False)
-
-
-class Events(Callback):
-    def __init__(self):
-        self.seen = []
-
-    def on_train_begin(self, learn):
-        self.seen.append("begin")
-
-    def on_phase_begin(self, learn):
-        self.seen.append(f"phase {learn.loop.phase_index}")
-
-    def on_step_end(self, learn):
-        self.seen.append(learn.loop.position)
-
-    def on_epoch_end(self, learn):
-        self.seen.append("epoch")
-
-    def on_train_end(self, learn):
-        self.seen.append("end")
 
 
 class Saved(Callback):
@@ -64,7 +45,7 @@ def test_the_base_class_does_nothing_at_each_event():
     learn.fit_opt_sched(PHASES, callbacks=[Callback()])
     other = make()
     other.fit_opt_sched(PHASES)
-    same_tensors(learn.model.state_dict(), other.model.state_dict())
+    same(learn.model.state_dict(), other.model.state_dict())
 
 
 def test_a_generator_of_callbacks_lasts_for_all_events():
@@ -121,7 +102,7 @@ def test_a_step_cut_off_half_way_is_not_saved(tmp_path, monkeypatch, error):
     assert load_checkpoint(file)["loop"]["position"] == 3
     again = make()
     again.fit_opt_sched(PHASES, callbacks=[Checkpoint(file)], resume=file)
-    same_tensors(again.model.state_dict(), whole.model.state_dict())
+    same(again.model.state_dict(), whole.model.state_dict())
     learn.fit_opt_sched(PHASES)
     assert not learn.in_step
 
@@ -163,8 +144,8 @@ def test_one_state_resumes_many_times():
         again = make()
         again.fit_opt_sched(PHASES, resume=state)
         ends.append(again.model.state_dict())
-    same_tensors(*ends)
-    same_tensors(state, kept)
+    same(*ends)
+    same(state, kept)
 
 
 def test_states_that_do_not_fit(tmp_path):
@@ -187,4 +168,4 @@ def test_load_reads_a_checkpoint_too(tmp_path):
     learn, other = make(), make()
     learn.fit_opt_sched(PHASES, cut=1, callbacks=[Checkpoint(tmp_path / "c.pt")])
     other.load(tmp_path / "c.pt")
-    same_tensors(learn.model.state_dict(), other.model.state_dict())
+    same(learn.model.state_dict(), other.model.state_dict())

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from training import same_tensors
+from toys import same
 
 from pyphase import PhaseError, Plan, demo
 from pyphase.apply.state import load_checkpoint, save_checkpoint
@@ -50,8 +50,8 @@ def whole(digits, tmp_path_factory):
 
 def same_run(folder, other):
     one, two = (load_checkpoint(path / "checkpoint.pt") for path in (folder, other))
-    same_tensors(one["loop"]["model"], two["loop"]["model"])
-    same_tensors(one["history"], two["history"])
+    same(one["loop"]["model"], two["loop"]["model"])
+    same(one["history"], two["history"])
 
 
 def test_writes_everything(whole):
@@ -141,7 +141,7 @@ def test_the_peak_comes_from_the_checkpoint(few, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "_find_peak", lambda *_: pytest.fail("searched again"))
     before = load_checkpoint(tmp_path / "checkpoint.pt")
     assert 0 <= demo.run_demo(tmp_path, resume=True, seed=5) <= 1  # of a run that was complete
-    same_tensors(load_checkpoint(tmp_path / "checkpoint.pt")["loop"]["model"],
+    same(load_checkpoint(tmp_path / "checkpoint.pt")["loop"]["model"],
                  before["loop"]["model"])  # fmt: skip
     assert (tmp_path / "plan.json").read_text() == text
     assert Plan.from_json(text).table("lr").max() == 0.123

@@ -6,7 +6,8 @@ import threading
 import pytest
 import torch
 from torch import nn
-from training import loader, net, same_tensors, seed_all
+from toys import same
+from training import loader, net, seed_all
 
 from pyphase import Callback, Checkpoint, Learner, TrainingPhase
 from pyphase.apply.state import load_checkpoint
@@ -156,8 +157,8 @@ def test_a_validation_that_was_interrupted_is_still_owed(tmp_path):
     assert learn.sched.history.rows == []
     again = make()
     again.fit_opt_sched(PHASES, resume=file)
-    same_tensors(again.sched.history.state_dict(), whole.sched.history.state_dict())
-    same_tensors(again.model.state_dict(), whole.model.state_dict())
+    same(again.sched.history.state_dict(), whole.sched.history.state_dict())
+    same(again.model.state_dict(), whole.model.state_dict())
 
 
 def test_a_fit_in_another_thread_leaves_signals_alone():

@@ -7,7 +7,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from torch import nn
-from training import loader, net, plain, same_tensors, seed_all
+from toys import same
+from training import Events, loader, net, plain, seed_all
 
 from pyphase import (
     Callback,
@@ -37,23 +38,6 @@ def phases():
     ]
 
 
-class Events(Callback):
-    def __init__(self):
-        self.seen = []
-
-    def on_train_begin(self, learn):
-        self.seen.append("begin")
-
-    def on_phase_begin(self, learn):
-        self.seen.append(f"phase {learn.loop.phase_index}")
-
-    def on_epoch_end(self, learn):
-        self.seen.append(f"epoch at {learn.loop.position}")
-
-    def on_train_end(self, learn):
-        self.seen.append("end")
-
-
 class InterruptAt(Callback):
     def __init__(self, step):
         self.step = step
@@ -71,8 +55,10 @@ def test_history_and_events():
     assert len(history.losses) == 15
     first = sum(history.losses[:6]) / 6
     assert history.rows[0]["train_loss"] == pytest.approx(first)
-    assert events.seen == ["begin", "phase 0", "epoch at 6", "phase 1", "epoch at 12",
-                           "epoch at 15", "end"]  # fmt: skip
+    assert events.seen == [
+        *("begin", "phase 0", 1, 2, 3, 4, 5, 6, "epoch", 7, 8, 9),
+        *("phase 1", 10, 11, 12, "epoch", 13, 14, 15, "epoch", "end"),
+    ]
     assert learn.sched.history is history
     for figure in (learn.sched.plot_lr(), learn.sched.plot(), learn.sched.plot_loss()):
         assert isinstance(figure, Figure)
@@ -84,7 +70,7 @@ def test_validation_is_a_mean_over_samples_and_leaves_no_trace():
         learn = make(valid)
         learn.fit_opt_sched(phases())
         trained.append(learn.model.state_dict())
-    same_tensors(*trained)
+    same(*trained)
     model = nn.Linear(1, 1)
     learn = Learner(model, (plain(), plain(5, 2)), nn.functional.mse_loss, [mae], progress=False)
     x = torch.arange(5.0).reshape(-1, 1)
@@ -125,7 +111,7 @@ def test_cut_then_resume_equals_the_whole_run(cut):
     state, again = learn.state_dict(), make()
     seed_all(5)
     again.fit_opt_sched(phases(), resume=state)
-    same_tensors(again.model.state_dict(), whole.model.state_dict())
+    same(again.model.state_dict(), whole.model.state_dict())
     assert again.sched.history.losses == whole.sched.history.losses
 
 
@@ -141,9 +127,9 @@ def test_interrupted_and_resumed_from_the_file_bit_for_bit(tmp_path, step):
     assert signal.getsignal(signal.SIGINT) is handler
     again = make()
     again.fit_opt_sched(phases(), resume=file)
-    same_tensors(again.model.state_dict(), whole.model.state_dict())
+    same(again.model.state_dict(), whole.model.state_dict())
     rows, expected = again.sched.history.rows, whole.sched.history.rows
-    same_tensors(rows, expected)
+    same(rows, expected)
 
 
 def test_fault_early_stop_without_train_end(tmp_path):
@@ -172,7 +158,7 @@ def test_save_and_load(tmp_path):
     learn.fit_opt_sched(phases(), cut=1)
     learn.save(tmp_path / "model.pt")
     other.load(tmp_path / "model.pt")
-    same_tensors(learn.model.state_dict(), other.model.state_dict())
+    same(learn.model.state_dict(), other.model.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -246,7 +232,7 @@ def test_stops_at_a_loss_that_is_not_finite_before_the_step(step):
     assert history.rows == []
     assert learn.loop.stopped == f"stopped before step {step}: the loss is inf"
     if step == 0:
-        same_tensors(dict(learn.model.named_parameters()), before)
+        same(dict(learn.model.named_parameters()), before)
 
 
 def test_a_batch_of_several_inputs():

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW
-from training import loader, net, same_tensors, seed_all, train_step
+from toys import same
+from training import loader, net, seed_all, train_step
 
 from pyphase import DecayType, Linear, PhaseError, PhaseLoop, TrainingPhase
 
@@ -70,9 +71,9 @@ def test_at_every_step(own_generator, workers):
         seed_all(99)
         other.load_state_dict(state)
         for step, batch in enumerate(other, start=cut):
-            same_tensors(list(batch), list(batches[step]))
+            same(list(batch), list(batches[step]))
             train_step(again, other, batch)
-        same_tensors(state_of(other), end)
+        same(state_of(other), end)
 
 
 def test_with_workers():
@@ -85,7 +86,7 @@ def test_with_workers():
     other.load_state_dict(middle)
     for batch in other:
         train_step(again, other, batch)
-    same_tensors(other.model.state_dict(), model.state_dict())
+    same(other.model.state_dict(), model.state_dict())
 
 
 def test_a_batch_that_was_not_stepped_is_given_again():
@@ -159,7 +160,7 @@ def test_data_that_comes_back_later_has_its_own_order(cut, made):
         parts = [TrainingPhase(steps=3, data=data, lr=0.01) for data in (first, b, first)]
         return PhaseLoop(net(), parts)
 
-    same_tensors(*resumed(make, cut))
+    same(*resumed(make, cut))
 
 
 @pytest.mark.parametrize("cut", [2, 3, 5])
@@ -175,7 +176,7 @@ def test_functions_keep_their_last_value(cut):
         parts = [TrainingPhase(steps=3, values={set_dropout: Linear(0.1, 0.8)})]
         return PhaseLoop(model, [*parts, TrainingPhase(steps=4)], loader())
 
-    same_tensors(*resumed(make, cut))
+    same(*resumed(make, cut))
 
 
 @pytest.mark.parametrize("cut", [1, 4, 6])
@@ -191,7 +192,7 @@ def test_a_scaler_and_the_divergence_check_go_on(cut):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(globals(), "train_step", step)
         one, two = resumed(make, cut)
-    same_tensors(one, two)
+    same(one, two)
     assert one["scaler"]["scale"] > 8.0
     assert one["check"]["count"] == 4
 
@@ -206,7 +207,7 @@ def test_on_enter_sees_its_own_phase_when_it_is_called_again():
     def make():
         return PhaseLoop(net(), [TrainingPhase(steps=2, on_enter=enter)] * 3, loader())
 
-    same_tensors(*resumed(make, 5))
+    same(*resumed(make, 5))
     whole = [(0, 0), (1, 2), (2, 4)]
     assert seen == whole * 3
 
@@ -241,7 +242,7 @@ def test_a_run_is_extended():
         other.load_state_dict(state, accept_other_plan=True)
         for batch in other:
             train_step(other.model, other, batch)
-        same_tensors(state_of(other), state_of(whole))
+        same(state_of(other), state_of(whole))
 
 
 def test_an_accepted_plan_decides_values_and_keywords():
@@ -315,4 +316,4 @@ def test_a_pending_batch_is_the_same_with_a_global_shuffle(first):
         for batch in ours:
             rest[-1].append(batch)
             ours.step(ours.model(batch).sum())
-    same_tensors(*rest)
+    same(*rest)

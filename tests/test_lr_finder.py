@@ -7,7 +7,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from torch import nn
-from training import loader, net, plain, same_tensors, seed_all
+from toys import same
+from training import loader, net, plain, seed_all
 
 from pyphase import PhaseError, lr_find
 from pyphase.apply.state import get_rng_state
@@ -70,7 +71,7 @@ def test_leaves_no_trace(end):
         error = KeyboardInterrupt if end == "interrupted" else RuntimeError
         with pytest.raises(error):
             lr_find(model, data, loss_fn, **arguments)
-    same_tensors(everything(model, optimizer, own), before)
+    same(everything(model, optimizer, own), before)
     assert optimizer.param_groups[0]["lr"] is tensor_lr
 
 
@@ -160,7 +161,7 @@ def test_a_loss_that_is_nan_at_once():
     result = lr_find(model, plain(), lambda o, t: mse(o, t) * float("nan"))
     assert (len(result.losses), result.suggestion) == (0, {})
     assert result.stopped == "the loss is nan"
-    same_tensors(model.state_dict(), before)
+    same(model.state_dict(), before)
     with pytest.raises(PhaseError, match="lrs"):
         result.plot()
 

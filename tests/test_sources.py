@@ -58,7 +58,7 @@ def test_a_list_of_data_has_one_per_phase():
     for count in (1, 3):
         with pytest.raises(PhaseError, match=f"one per phase: got 2 for {count} phases"):
             make_loop(ONE * count, data)
-    with pytest.raises(TypeError, match="`phases` must be a Plan or a list"):
+    with pytest.raises(TypeError, match="`phases` must be a sequence of TrainingPhase"):
         make_loop(ONE[0], data)
     with pytest.raises(TypeError, match="`data` must be a loader"):
         make_loop(ONE, [3])

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from pyphase import Callback
+
 
 class Noisy(Dataset):
     """Samples with augmentation from all three global generators."""
@@ -50,18 +52,23 @@ def train_step(model, loop, batch):
     return loop.step(loss)
 
 
-def same_tensors(a, b):
-    """Assert that two nested states are equal bit for bit."""
-    if isinstance(a, torch.Tensor):
-        assert isinstance(b, torch.Tensor)
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            same_tensors(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b)
-        for one, two in zip(a, b, strict=True):
-            same_tensors(one, two)
-    else:
-        assert a == b
+class Events(Callback):
+    """Note the events of a fit, and the position after each step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_begin(self, learn):
+        self.seen.append("begin")
+
+    def on_phase_begin(self, learn):
+        self.seen.append(f"phase {learn.loop.phase_index}")
+
+    def on_step_end(self, learn):
+        self.seen.append(learn.loop.position)
+
+    def on_epoch_end(self, learn):
+        self.seen.append("epoch")
+
+    def on_train_end(self, learn):
+        self.seen.append("end")

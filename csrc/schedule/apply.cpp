@@ -29,9 +29,9 @@ struct Writer {
   py::str fill{"fill_"};
 };
 
-// A float that nothing but its container refers to can be overwritten, which is several times
-// faster than a new float and a new dictionary entry. One that somebody else may have kept is
-// replaced. (Without the GIL a count of one proves nothing.)
+// A float that nothing but its container refers to can be overwritten, which is faster than a new
+// float and a new dictionary entry. One that somebody else may have kept is replaced. (Without the
+// GIL a count of one proves nothing.)
 //
 // But torch.compile takes a dictionary in which no entry was set for one with unchanged values, and
 // goes on with the old ones: each step sets one entry of each group anew (write_group).

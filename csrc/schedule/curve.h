@@ -141,8 +141,7 @@ inline auto with_form(const Curve &c, Visit &&visit) {
 }
 
 // i / n for whole 0 <= i <= n, from inverse = 1 / n: a product and one correction step, within an
-// ulp of the quotient and exact at both ends. A loop does this several times faster than it
-// divides.
+// ulp of the quotient and exact at both ends. A loop does this faster than it divides.
 PYPHASE_INLINE double fraction(double i, double n, double inverse) {
   const double guess = i * inverse;
   return std::fma(std::fma(-guess, n, i), inverse, guess);

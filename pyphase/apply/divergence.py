@@ -1,17 +1,38 @@
-"""Tell when a loss diverges."""
+"""Smooth a loss, and tell when it diverges."""
 
 from __future__ import annotations
 
 import math
 
-__all__ = ["DivergenceCheck", "smooth"]
+__all__ = ["DivergenceCheck", "SmoothedLoss", "smooth"]
 
 
-class DivergenceCheck:
+class SmoothedLoss:
+    """Average losses with weights that fall off into the past, as fastai 0.7 does.
+
+    s_k = a_k / (1 - beta^k), a_k = beta * a_{k-1} + (1 - beta) * loss_k, a_0 = 0.
+
+    Args:
+        beta: in [0, 1).
+    """
+
+    def __init__(self, beta: float = 0.98) -> None:
+        self.beta = beta
+        self.count = 0
+        self.average = 0.0
+
+    def add(self, loss: float) -> float:
+        """Take the next loss; return the average so far."""
+        self.count += 1
+        self.average = self.beta * self.average + (1 - self.beta) * loss
+        return self.average / (1 - self.beta**self.count)
+
+
+class DivergenceCheck(SmoothedLoss):
     """Watch the losses of one phase.
 
-    The loss is smoothed as in fastai 0.7: s_k = a_k / (1 - beta^k), a_k = beta * a_{k-1} +
-    (1 - beta) * loss_k. It diverges when it is not finite, or when, after ``patience`` steps,
+    A loss diverges when it is not finite, or when, after ``patience`` steps, its smoothed value s
+    is too far above the best one:
 
         s - best > (limit - 1) * scale
 
@@ -26,9 +47,8 @@ class DivergenceCheck:
     """
 
     def __init__(self, *, beta: float = 0.98, limit: float = 4.0, patience: int = 10) -> None:
-        self.beta, self.limit, self.patience = beta, limit, patience
-        self.count = 0
-        self.average = 0.0
+        super().__init__(beta)
+        self.limit, self.patience = limit, patience
         self.first = self.best = math.inf
         self.negative = False
 
@@ -36,10 +56,8 @@ class DivergenceCheck:
         """Take the next loss; return why it diverges, None while it doesn't."""
         if not math.isfinite(loss):
             return f"the loss is {loss}"
-        self.count += 1
         self.negative |= loss < 0
-        self.average = self.beta * self.average + (1 - self.beta) * loss
-        smoothed = self.average / (1 - self.beta**self.count)
+        smoothed = self.add(loss)
         if self.count == 1:
             self.first = smoothed
         if self.count <= self.patience:
@@ -65,9 +83,6 @@ class DivergenceCheck:
 
 
 def smooth(losses: list[float], beta: float = 0.98) -> list[float]:
-    """Return the debiased exponential average of each prefix of ``losses``."""
-    average, smoothed = 0.0, []
-    for count, loss in enumerate(losses, start=1):
-        average = beta * average + (1 - beta) * loss
-        smoothed.append(average / (1 - beta**count))
-    return smoothed
+    """Return the smoothed value after each of ``losses``."""
+    smoothed = SmoothedLoss(beta)
+    return [smoothed.add(loss) for loss in losses]

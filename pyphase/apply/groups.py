@@ -47,7 +47,7 @@ class Groups:
             )
         self.slots = _find_slots(plan, optimizer, self.phases)
         self.own = _read_own(self.slots, optimizer) if own is None else own
-        _check_shared(plan, optimizer, self.slots)
+        self._check_shared()
         self._bind()
         self._hook()
 
@@ -73,6 +73,21 @@ class Groups:
         else:  # an earlier plan of this optimizer may have left its decay
             for group in self.optimizer.param_groups:
                 group.pop(_DECAY, None)
+
+    def _check_shared(self) -> None:
+        """Refuse one tensor in several groups where a phase has a value per group."""
+        served = [self.plan.phases[index].tracks for index in self.phases]
+        for key, (name, element) in self.slots.items():
+            if all(tracks[key].width == 1 for tracks in served if key in tracks):
+                continue
+            found: list[Any] = [group.get(name) for group in self.optimizer.param_groups]
+            values = [value if element < 0 else value[element] for value in found]
+            tensors = [id(value) for value in values if isinstance(value, torch.Tensor)]
+            if len(set(tensors)) < len(tensors):
+                raise PhaseError(
+                    f"the parameter groups share one tensor as {name!r}, but the plan has a value "
+                    "per group: give each group a tensor of its own"
+                )
 
     def _serves(self, key: Key) -> bool:
         return any(key in self.plan.phases[index].tracks for index in self.phases)
@@ -156,23 +171,6 @@ def _has(group: dict[str, Any], name: str, element: int) -> bool:
     if name not in group:
         return False
     return element < 0 or (isinstance(group[name], tuple) and element < len(group[name]))
-
-
-def _check_shared(
-    plan: Plan, optimizer: torch.optim.Optimizer, slots: dict[Key, tuple[str, int]]
-) -> None:
-    """Refuse one tensor in several groups where the plan has a value per group."""
-    for key, (name, element) in slots.items():
-        if all(phase.tracks[key].width == 1 for phase in plan.phases if key in phase.tracks):
-            continue
-        found = [group.get(name) for group in optimizer.param_groups]
-        values = [value if element < 0 or value is None else value[element] for value in found]
-        tensors = [id(value) for value in values if isinstance(value, torch.Tensor)]
-        if len(set(tensors)) < len(tensors):
-            raise PhaseError(
-                f"the parameter groups share one tensor as {name!r}, but the plan has a value per "
-                "group: give each group a tensor of its own"
-            )
 
 
 def _read_own(

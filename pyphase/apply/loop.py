@@ -342,7 +342,7 @@ class PhaseLoop:
                 unless ``accept_other_plan``; or it is no state of a PhaseLoop.
         """
         _check_state(state)
-        self.plan.check_same(state["plan"], accept=accept_other_plan)
+        is_same_plan = self.plan.check_same(state["plan"], accept=accept_other_plan)
         if self._entered >= 0 or self.position:
             raise PhaseError("load the state into a new loop, before its first batch")
         self._enter_again(state["entered"], state["position"])
@@ -352,7 +352,7 @@ class PhaseLoop:
                 f"plan has {type(self.optimizer).__name__}"
             )
         try:
-            self._restore(state)
+            self._restore(state, is_same_plan)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             if isinstance(error, PhaseError):
                 raise
@@ -368,12 +368,12 @@ class PhaseLoop:
             self._groups.write(self.optimizer.param_groups, min(position, end - 1))
         self.position = position
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: dict[str, Any], is_same_plan: bool) -> None:
         self.stopped = state["stopped"]
         self.model.load_state_dict(state["model"])
         options = [{**group, "params": None} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
-        if Plan.from_json(state["plan"]).digest != self.plan.digest:
+        if not is_same_plan:
             for group, own_options in zip(self.optimizer.param_groups, options, strict=True):
                 group.update(own_options | {"params": group["params"]})
         own = {name: state["own"].get(name, own) for name, own in self._groups.own.items()}

@@ -23,9 +23,10 @@ class PhaseScheduler(LRScheduler):
     It is a ``torch.optim.lr_scheduler.LRScheduler`` by type and by its methods, so that Lightning
     and Accelerate take it, but it is a function of its step counter alone: nothing is multiplied
     or accumulated. The constructor writes the values of step 0 into the parameter groups; it adds
-    no key such as ``initial_lr`` and doesn't wrap ``optimizer.step``. Floats are replaced, tensors
-    (``lr=torch.tensor(...)``) are filled in place. After the last step values hold at the end of
-    the last curve. Groups that are added later follow, where the plan has one value for all.
+    no key such as ``initial_lr`` and doesn't wrap ``optimizer.step``. A float that somebody kept
+    stays as it was; tensors (``lr=torch.tensor(...)``) are filled in place. After the last step
+    values hold at the end of the last curve. Groups that are added later follow, where the plan
+    has one value for all.
 
     Args:
         optimizer: the optimizer of the loop.

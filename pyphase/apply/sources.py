@@ -12,7 +12,7 @@ from pyphase.apply.data import generators
 from pyphase.errors import PhaseError, shown
 from pyphase.lengths import loader_length, train_part, valid_part
 from pyphase.phase import TrainingPhase, check_data
-from pyphase.plan import Plan
+from pyphase.plan import Plan, check_phases
 
 __all__ = ["Sources"]
 
@@ -31,9 +31,7 @@ class Sources:
         steps_per_epoch: int | Sequence[int] | None,
         batch_size: int | Sequence[int] | None,
     ) -> None:
-        planned = isinstance(phases, Plan)
-        listed: Any = phases.phases if isinstance(phases, Plan) else phases
-        _checked(listed)
+        listed = phases.phases if isinstance(phases, Plan) else check_phases(phases)
         defaults = _one_per_phase(data, listed)
         self._made: dict[int, Any] = {}
         self._data: list[Any] = []
@@ -43,11 +41,11 @@ class Sources:
             if own is None:
                 raise PhaseError(f"phase {index}: neither the phase nor the loop has `data`")
             self._data.append(own)
-        if isinstance(phases, Plan):
+        if not isinstance(phases, Plan):
+            self.plan = self._make_plan(listed, data, steps_per_epoch, batch_size)
+        elif steps_per_epoch is None and batch_size is None:
             self.plan = phases
         else:
-            self.plan = self._make_plan(phases, data, steps_per_epoch, batch_size)
-        if planned and (steps_per_epoch is not None or batch_size is not None):
             raise PhaseError("`steps_per_epoch` and `batch_size` are part of the Plan already")
 
     def _make_plan(
@@ -154,11 +152,3 @@ def _one_per_phase(data: Any, phases: Any) -> list[Any]:
     for item in data:
         check_data(item)
     return data
-
-
-def _checked(phases: Any) -> None:
-    if not isinstance(phases, Sequence) or isinstance(phases, str):
-        raise TypeError(f"`phases` must be a Plan or a list of phases, got {shown(phases)}")
-    for index, phase in enumerate(phases):
-        if not isinstance(phase, TrainingPhase):
-            raise TypeError(f"phases[{index}] must be a TrainingPhase, got {shown(phase)}")
