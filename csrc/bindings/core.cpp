@@ -9,6 +9,7 @@
 #include "../schedule/apply.h"
 #include "../schedule/curve.h"
 #include "../schedule/plan.h"
+#include "conv.h"
 
 namespace py = pybind11;
 
@@ -97,7 +98,9 @@ py::object writer(
 PYBIND11_MODULE(_core, m) {
   using namespace pyphase;
   m.doc() =
-      "Schedule core: curves in closed form, compiled plans, and the writing of param groups.";
+      "Schedules: curves in closed form, compiled plans, the writing of param groups. Factorized "
+      "convolutions on the CPU.";
+  bind_conv(m);
   m.def("phase_ends", &phase_ends, py::arg("lengths"),
         "Step at which each phase ends: its cumulative length in steps, rounded up.");
   m.def("evaluate", &evaluate, py::arg("form"), py::arg("fraction"),

@@ -1,0 +1,260 @@
+// How a depthwise problem is cut into tasks, and how each kind of tile is read, convolved, written.
+#pragma once
+
+#include "../kernels.h"
+#include "passes.h"
+#include "row_pass.h"
+#include "tile.h"
+
+namespace pyphase::conv::PYPHASE_ISA {
+
+// Bytes of the rings that a task may hold: they should fit L1 (of 32 KiB), and must fit L2.
+constexpr std::int64_t kRingInL1 = 20 * 1024;
+constexpr std::int64_t kRingInL2 = 224 * 1024;
+
+// Rows of x between the one in work and the one that is prefetched.
+constexpr std::int64_t kAhead = 8;
+
+// Rows an odd number of cache lines apart spread over all sets of a cache.
+template <class T>
+constexpr std::int64_t odd_lines(std::int64_t elements) {
+  constexpr std::int64_t kLine = 64 / static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t lines = (elements + kLine - 1) / kLine;
+  return (lines + 1 - lines % 2) * kLine;
+}
+
+// The inputs that the strips' outputs need along one axis: from output * stride - before to
+// output * stride + after.
+struct Span {
+  std::int64_t before, after;
+};
+
+inline Span span(const Depthwise &problem, Axis Strip::*axis) {
+  Span all{INT64_MIN, INT64_MIN};
+  for (int s = 0; s < problem.count; ++s) {
+    const Axis &one = problem.strips[s].*axis;
+    all.before = larger(all.before, one.pad);
+    all.after = larger(all.after, one.reach() - 1 - one.pad);
+  }
+  return all;
+}
+
+// Planes at least three vectors wide, without stride or dilation along the row.
+template <class S>
+bool is_planar(const Depthwise &problem) {
+  if (problem.in.column != 1 || problem.in.channel == 1 ||
+      problem.out_width < 3 * kLanes<Compute<S>>) {
+    return false;
+  }
+  for (int s = 0; s < problem.count; ++s) {
+    if (problem.strips[s].first.stride != 1 || problem.strips[s].first.dilation != 1) {
+      return false;
+    }
+  }
+  return true;
+}
+
+template <class S, bool kPlanar>
+struct DepthwiseTiles {
+  using T = Compute<S>;
+  static constexpr std::int64_t kWidth = kLanes<T>;
+
+  const Depthwise &problem;
+  Span across, down;
+  std::int64_t stride, row_stride;
+  std::int64_t blocks;       // vectors of channels in a task
+  std::int64_t pixel;        // elements from column to column: 1 if planar, else the channels
+  std::int64_t groups;       // tasks across the channels
+  std::int64_t tiles;        // tasks across the columns
+  std::int64_t columns;      // columns of y in a task
+  std::int64_t out_columns;  // of which so many go out at a time
+  std::int64_t step;         // rows of y at a time
+  std::int64_t gathered;     // rows of x at a time
+  std::int64_t row_pitch, ring_pitch, ring_rows;
+  std::int64_t weight_size = kWidth, padded_size, scratch_size, pack_size, tasks, together;
+  bool parallel;
+
+  explicit DepthwiseTiles(const Depthwise &p)
+      : problem(p),
+        across(span(p, &Strip::first)),
+        down(span(p, &Strip::second)),
+        stride(p.strips[0].first.stride),
+        row_stride(p.strips[0].second.stride) {
+    const std::int64_t vectors = kPlanar ? p.channels : (p.channels + kWidth - 1) / kWidth;
+    blocks = !kPlanar && p.in.channel == 1 ? blocks_of(vectors) : 1;
+    pixel = kPlanar ? 1 : blocks * kWidth;
+    groups = (vectors + blocks - 1) / blocks;
+    // Planar: unaligned loads of what was just stored would wait, so some rows lie between.
+    // Interleaved: a square of floats is transposed at a time; where planes are narrow, rows share
+    // it.
+    const bool squares = !kPlanar && p.in.channel != 1 && p.in.column != 1;
+    const std::int64_t steps = (p.out_height + kOutputs - 1) / kOutputs;
+    step = squares ? larger(8, kWidth) : (p.out_height + steps - 1) / larger(steps, 1);
+    gathered = kPlanar ? 4 : squares || p.width < 32 ? larger(8, kWidth) : 1;
+    choose_columns();
+    std::int64_t taps = 0;
+    for (int s = 0; s < p.count; ++s) {
+      taps += p.strips[s].first.kernel + p.strips[s].second.kernel;
+      weight_size += strip_size(s);
+    }
+    padded_size = gathered * row_pitch;
+    tasks = p.batch * groups * tiles;
+    // NHWC: what lies next in memory is fetched along, so that the same thread should use it.
+    together =
+        p.in.channel == 1 ? larger(1, 256 / (pixel * static_cast<std::int64_t>(sizeof(S)))) : 1;
+    scratch_size =
+        p.count * ring_rows * ring_pitch + step * round_up(out_columns) + padded_size + 2 * kWidth;
+    pack_size = (kPlanar ? p.channels : groups * blocks) * weight_size;
+    parallel = p.batch * p.channels * p.out_height * p.out_width * taps > 60000;
+  }
+
+  // Elements of `count` columns, in whole vectors.
+  std::int64_t round_up(std::int64_t count) const {
+    return kPlanar ? (count + kWidth - 1) / kWidth * kWidth : count * pixel;
+  }
+
+  // As many channels of NHWC as fill a cache line.
+  static std::int64_t blocks_of(std::int64_t vectors) {
+    return smaller(vectors, larger(1, 64 / static_cast<std::int64_t>(sizeof(S)) / kWidth));
+  }
+
+  // A strip's weights: a vector of its first bias, then one for each tap.
+  std::int64_t strip_size(int strip) const {
+    const Strip &s = problem.strips[strip];
+    return (1 + s.first.kernel + s.second.kernel) * kWidth;
+  }
+
+  // As many columns as keep the rings small enough, in tiles of equal width.
+  void choose_columns() {
+    const Depthwise &p = problem;
+    const std::int64_t total =
+        (p.out_height - 1) * row_stride + down.before + down.after + 1 + gathered;
+    const std::int64_t least =
+        smaller((step - 1) * row_stride + down.before + down.after + 1 + gathered, total);
+    const std::int64_t row_bytes = least * p.count * pixel * static_cast<std::int64_t>(sizeof(T));
+    const std::int64_t most =
+        larger(kPlanar ? 8 * kWidth : 16, (kPlanar ? kRingInL1 : kRingInL2) / row_bytes);
+    tiles = larger((p.out_width + most - 1) / most, 1);
+    columns = (p.out_width + tiles - 1) / tiles;
+    if (kPlanar) {
+      columns = smaller(round_up(columns), p.out_width);
+    }
+    tiles = columns > 0 ? (p.out_width + columns - 1) / columns : 0;
+    // 8 rows x 32 columns x 32 bytes are a quarter of L1.
+    out_columns = kPlanar ? columns : smaller(columns, 32);
+    const std::int64_t outputs = kPlanar ? round_up(columns) : (columns - 1) * stride + 1;
+    row_pitch = odd_lines<T>((outputs + across.before + across.after + 2 * kWidth) * pixel);
+    ring_pitch = odd_lines<T>(round_up(columns));
+    const std::int64_t bytes = ring_pitch * p.count * static_cast<std::int64_t>(sizeof(T));
+    const std::int64_t fit = (bytes * least > kRingInL1 ? kRingInL2 : kRingInL1) / larger(bytes, 1);
+    ring_rows = smaller(larger(fit, least), total);
+  }
+
+  // One task.
+  struct Part {
+    std::int64_t image, channel, channels, blocks, column, columns;
+    // Pixels of a padded row that lie in the image; the others stay zero.
+    std::int64_t first_pixel, pixels, offset;
+  };
+
+  Part part(std::int64_t index) const {
+    Part out;
+    const std::int64_t group = index % groups, tile = index / groups % tiles;
+    const std::int64_t lanes = kPlanar ? 1 : kWidth;
+    out.image = index / groups / tiles;
+    out.channel = group * blocks * lanes;
+    out.channels = smaller(blocks * lanes, problem.channels - out.channel);
+    out.blocks = (out.channels + lanes - 1) / lanes;
+    out.column = tile * columns;
+    out.columns = smaller(columns, problem.out_width - out.column);
+    const std::int64_t left = out.column * stride - across.before;
+    const std::int64_t right = (out.column + out.columns - 1) * stride + across.after + 1;
+    out.first_pixel = larger(left, 0);
+    out.pixels = larger(smaller(right, problem.width) - out.first_pixel, 0);
+    out.offset = out.first_pixel - left;
+    return out;
+  }
+
+  // For each vector of channels: a vector of biases of y; then, for each strip, its first bias and
+  // the weights of both convolutions.
+  void pack(T *out) const {
+    const std::int64_t vectors = kPlanar ? problem.channels : groups * blocks;
+    set_zero(out, vectors * weight_size);
+    for (std::int64_t vector = 0; vector < vectors; ++vector, out += weight_size) {
+      T *to = out + kWidth;
+      for (int s = 0; s < problem.count; to += strip_size(s), ++s) {
+        if constexpr (kPlanar) {
+          pack_lane(problem.strips[s], vector, to, out);
+        } else {
+          for (std::int64_t lane = 0; lane < kWidth; ++lane) {
+            if (vector * kWidth + lane < problem.channels) {
+              pack_lane(problem.strips[s], vector * kWidth + lane, to + lane, out + lane);
+            }
+          }
+        }
+      }
+    }
+  }
+
+  // Writes a lane of every vector, or all lanes.
+  static void pack_lane(const Strip &strip, std::int64_t channel, T *out, T *bias2) {
+    const auto put = [channel](T *to, const void *from, std::int64_t taps, std::int64_t tap,
+                               T otherwise, bool add) {
+      const T value =
+          from ? load_one(static_cast<const S *>(from) + channel * taps + tap) : otherwise;
+      if constexpr (kPlanar) {
+        store(to, broadcast(add ? *to + value : value));
+      } else {
+        *to = add ? *to + value : value;
+      }
+    };
+    put(bias2, strip.bias2, 1, 0, 0, true);
+    put(out, strip.bias1, 1, 0, 0, false);
+    for (std::int64_t t = 0; t < strip.first.kernel; ++t) {
+      put(out += kWidth, strip.weight1, strip.first.kernel, t, 1, false);
+    }
+    for (std::int64_t t = 0; t < strip.second.kernel; ++t) {
+      put(out += kWidth, strip.weight2, strip.second.kernel, t, 1, false);
+    }
+  }
+
+  // Rows of x into padded rows.
+  void read(const Window<const S> &window, T *to) const {
+    if constexpr (kPlanar) {
+      for (std::int64_t i = 0; i < window.rows; ++i) {
+        copy_run(window.data + i * window.strides.row, window.columns, to + i * row_pitch);
+      }
+    } else {
+      gather(window, Tile<T>{to, row_pitch, pixel});
+    }
+  }
+
+  // Rows of an intermediate: `count` columns of every vector of channels in `part`.
+  void convolve_first(const Part &part, const T *from, T *to, std::int64_t rows, std::int64_t count,
+                      const T *weights, const Axis &axis) const {
+    if constexpr (kPlanar) {
+      convolve_rows(Rows<T>{from, to, row_pitch, ring_pitch, rows, round_up(count) / kWidth,
+                            weights + kWidth, axis.kernel, load(weights)});
+    } else {
+      for (std::int64_t block = 0; block < part.blocks; ++block) {
+        convolve(Pass<T>{from + block * kWidth, pixel, row_pitch, to + block * kWidth, pixel,
+                         ring_pitch, count, rows, weights, weights + kWidth, axis.kernel,
+                         axis.stride, axis.dilation, false});
+        weights += weight_size;
+      }
+    }
+  }
+
+  // Rows of results out of a tile with rows `pitch` apart.
+  void write(const T *from, std::int64_t pitch, const Window<S> &window) const {
+    if constexpr (kPlanar) {
+      for (std::int64_t i = 0; i < window.rows; ++i) {
+        copy_run(from + i * pitch, window.columns, window.data + i * window.strides.row);
+      }
+    } else {
+      scatter(window, Tile<const T>{from, pitch, pixel});
+    }
+  }
+};
+
+}  // namespace pyphase::conv::PYPHASE_ISA

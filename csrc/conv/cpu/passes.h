@@ -1,0 +1,195 @@
+// The one-dimensional convolution of tiles, along rows or columns: whole vectors, any step.
+//
+// Up to kOutputs outputs are in registers at once, taps come in chunks of at most kChunk: with the
+// chunk's weights and one input they fill the 16 registers of AVX2 (12 + 3 + 1). Within a chunk one
+// load of the input feeds up to kChunk outputs, and 12 sums are more than the 8 products in flight.
+#pragma once
+
+#include "simd.h"
+
+namespace pyphase::conv::PYPHASE_ISA {
+
+constexpr int kOutputs = 12;
+constexpr int kChunk = 3;
+
+// One line of outputs, and `lines` such lines side by side; all steps in elements.
+//   dst[l][i] = (add ? dst[l][i] : bias) + sum over t of weights[t] * src[l][i * stride + t *
+//   dilation]
+template <class T>
+struct Pass {
+  const T *src;
+  std::int64_t src_step, src_line;
+  T *dst;
+  std::int64_t dst_step, dst_line;
+  std::int64_t outputs, lines;
+  const T *bias, *weights;  // a vector, and one for each tap
+  std::int64_t taps, stride, dilation;
+  bool add;
+};
+
+namespace detail {
+
+template <int kTaps, int kCount, class T>
+PYPHASE_INLINE void accumulate(Vec<T> (&sums)[kCount], const T *src, std::int64_t step,
+                               const T *weights) {
+  Vec<T> w[kTaps];
+#pragma GCC unroll 16
+  for (int t = 0; t < kTaps; ++t) {
+    w[t] = load(weights + t * kLanes<T>);
+  }
+#pragma GCC unroll 32
+  for (int i = 0; i < kTaps + kCount - 1; ++i) {
+    const Vec<T> in = load(src);
+    src += step;
+#pragma GCC unroll 16
+    for (int r = 0; r < kCount; ++r) {
+      if (i - r >= 0 && i - r < kTaps) {
+        sums[r] = fma<T>(w[i - r], in, sums[r]);
+      }
+    }
+  }
+}
+
+// The arguments are values in registers: stores to dst might otherwise change them.
+template <int kCount, class T>
+__attribute__((noinline)) void dense_lines(const Pass<T> &pass, const T *line_src, T *dst,
+                                           std::int64_t lines, std::int64_t src_line,
+                                           std::int64_t dst_line) {
+  const std::int64_t src_step = pass.src_step, dst_step = pass.dst_step, taps = pass.taps;
+  const bool add = pass.add;
+  const T *bias = pass.bias;
+  for (; lines > 0; --lines) {
+    const T *src = line_src, *weights = pass.weights;
+    Vec<T> sums[kCount];
+    if (add) {
+      const T *from = dst;
+#pragma GCC unroll 16
+      for (int r = 0; r < kCount; ++r) {
+        sums[r] = load(from);
+        from += dst_step;
+      }
+    } else {
+      const Vec<T> first = load(bias);
+#pragma GCC unroll 16
+      for (int r = 0; r < kCount; ++r) {
+        sums[r] = first;
+      }
+    }
+    std::int64_t left = taps;
+    for (; left >= kChunk; left -= kChunk) {
+      accumulate<kChunk>(sums, src, src_step, weights);
+      src += kChunk * src_step;
+      weights += kChunk * kLanes<T>;
+    }
+    if (left == 2) {
+      accumulate<2>(sums, src, src_step, weights);
+    } else if (left == 1) {
+      accumulate<1>(sums, src, src_step, weights);
+    }
+    T *to = dst;
+#pragma GCC unroll 16
+    for (int r = 0; r < kCount; ++r) {
+      store(to, sums[r]);
+      to += dst_step;
+    }
+    dst += dst_line;
+    line_src += src_line;
+  }
+}
+
+template <class T>
+PYPHASE_INLINE void dense_lines(std::int64_t outputs, const Pass<T> &pass, const T *src, T *dst,
+                                std::int64_t lines, std::int64_t src_line, std::int64_t dst_line) {
+  switch (outputs) {
+    case 1:
+      return dense_lines<1>(pass, src, dst, lines, src_line, dst_line);
+    case 2:
+      return dense_lines<2>(pass, src, dst, lines, src_line, dst_line);
+    case 3:
+      return dense_lines<3>(pass, src, dst, lines, src_line, dst_line);
+    case 4:
+      return dense_lines<4>(pass, src, dst, lines, src_line, dst_line);
+    case 5:
+      return dense_lines<5>(pass, src, dst, lines, src_line, dst_line);
+    case 6:
+      return dense_lines<6>(pass, src, dst, lines, src_line, dst_line);
+    case 7:
+      return dense_lines<7>(pass, src, dst, lines, src_line, dst_line);
+    case 8:
+      return dense_lines<8>(pass, src, dst, lines, src_line, dst_line);
+    case 9:
+      return dense_lines<9>(pass, src, dst, lines, src_line, dst_line);
+    case 10:
+      return dense_lines<10>(pass, src, dst, lines, src_line, dst_line);
+    case 11:
+      return dense_lines<11>(pass, src, dst, lines, src_line, dst_line);
+    default:
+      return dense_lines<12>(pass, src, dst, lines, src_line, dst_line);
+  }
+}
+
+// Inputs that neighbouring outputs don't share, as with a stride: a load for each product.
+template <class T>
+void sparse_lines(const Pass<T> &pass) {
+  for (std::int64_t line = 0; line < pass.lines; ++line) {
+    for (std::int64_t i = 0; i < pass.outputs; ++i) {
+      T *dst = pass.dst + line * pass.dst_line + i * pass.dst_step;
+      const T *src = pass.src + line * pass.src_line + i * pass.stride * pass.src_step;
+      Vec<T> sum = load(pass.add ? dst : pass.bias);
+      for (std::int64_t t = 0; t < pass.taps; ++t) {
+        sum = fma<T>(load(pass.weights + t * kLanes<T>),
+                     load(src + t * pass.dilation * pass.src_step), sum);
+      }
+      store(dst, sum);
+    }
+  }
+}
+
+}  // namespace detail
+
+template <class T>
+void convolve(const Pass<T> &pass) {
+  if (pass.outputs == 0) {
+    return;
+  }
+  if (pass.stride != 1) {
+    detail::sparse_lines(pass);
+    return;
+  }
+  if (pass.dilation != 1) {  // every dilation-th output shares its inputs with the next such one
+    Pass<T> part = pass;
+    part.dilation = 1;
+    part.src_step *= pass.dilation;
+    part.dst_step *= pass.dilation;
+    for (std::int64_t first = 0; first < pass.dilation && first < pass.outputs; ++first) {
+      part.src = pass.src + first * pass.src_step;
+      part.dst = pass.dst + first * pass.dst_step;
+      part.outputs = (pass.outputs - first + pass.dilation - 1) / pass.dilation;
+      convolve(part);
+    }
+    return;
+  }
+  // Blocks of nearly equal size, the larger ones first.
+  const std::int64_t blocks = (pass.outputs + kOutputs - 1) / kOutputs;
+  std::int64_t size = (pass.outputs + blocks - 1) / blocks;
+  const T *src = pass.src;
+  T *dst = pass.dst;
+  const auto run = [&](std::int64_t count) {
+    const std::int64_t src_block = size * pass.src_step, dst_block = size * pass.dst_step;
+    if (pass.lines == 1 && count > 0) {  // a long line is a row of short ones
+      detail::dense_lines(size, pass, src, dst, count, src_block, dst_block);
+    }
+    for (std::int64_t block = 0; block < count && pass.lines != 1; ++block) {
+      detail::dense_lines(size, pass, src + block * src_block, dst + block * dst_block, pass.lines,
+                          pass.src_line, pass.dst_line);
+    }
+    src += count * src_block;
+    dst += count * dst_block;
+  };
+  const std::int64_t smaller_ones = size * blocks - pass.outputs;
+  run(blocks - smaller_ones);
+  --size;
+  run(smaller_ones);
+}
+
+}  // namespace pyphase::conv::PYPHASE_ISA

@@ -1,0 +1,77 @@
+#include "dispatch.h"
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace pyphase::conv {
+
+namespace baseline {
+extern const Kernels kKernels;
+}
+namespace wide {  // the vectors of AVX-512, on any machine
+extern const Kernels kKernels;
+}
+#ifdef PYPHASE_X86
+namespace avx2 {
+extern const Kernels kKernels;
+}
+namespace avx512 {
+extern const Kernels kKernels;
+}
+#endif
+
+namespace {
+
+// From the best to those that only PYPHASE_ISA asks for.
+std::vector<const Kernels *> usable() {
+  std::vector<const Kernels *> found;
+#ifdef PYPHASE_X86
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+    found.push_back(&avx512::kKernels);
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
+    found.push_back(&avx2::kKernels);
+  }
+#endif
+  found.push_back(&baseline::kKernels);
+  found.push_back(&wide::kKernels);
+  return found;
+}
+
+const Kernels &choose() {
+  const std::vector<const Kernels *> found = usable();
+  const char *wanted = std::getenv("PYPHASE_ISA");
+  if (!wanted || !*wanted) {
+    return *found.front();
+  }
+  std::string names;
+  for (const Kernels *kernels : found) {
+    if (std::string(wanted) == kernels->name) {
+      return *kernels;
+    }
+    names += names.empty() ? "" : ", ";
+    names += kernels->name;
+  }
+  throw std::invalid_argument("PYPHASE_ISA (='" + std::string(wanted) +
+                              "') must be one of those that run here: " + names);
+}
+
+}  // namespace
+
+const Kernels &kernels() {
+  static const Kernels &chosen = choose();
+  return chosen;
+}
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const Kernels *kernels : usable()) {
+    names.emplace_back(kernels->name);
+  }
+  return names;
+}
+
+}  // namespace pyphase::conv
