@@ -1,12 +1,13 @@
-"""Training phases for any PyTorch loop.
+"""Training phases for any PyTorch loop, and factorized convolutions.
 
 Declare a run as :class:`TrainingPhase` objects, or take a recipe; look at the :class:`Plan`; train
 with :class:`PhaseScheduler` in a loop of your own, with :class:`PhaseLoop`, or with a
-:class:`Learner`.
+:class:`Learner`. :mod:`pyphase.conv` has the convolutions: a 1xk and a kx1 one as a fused operator.
 """
 
 import torch  # noqa: F401  (first, so that one OpenMP pool serves torch and the extension)
 
+from pyphase import conv
 from pyphase.apply.loop import PhaseLoop
 from pyphase.apply.scheduler import PhaseScheduler
 from pyphase.callbacks import Callback, Checkpoint
@@ -66,6 +67,7 @@ __all__ = [
     "Table",
     "TrainingPhase",
     "accuracy",
+    "conv",
     "cyclical",
     "flat_cosine",
     "inverse_sqrt",

@@ -1,0 +1,218 @@
+"""Torch's own two convolutions: what serves where no fused kernel does.
+
+Everything here is made of torch's differentiable operations alone, so that it can be
+differentiated again, to any order, and mapped over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pyphase.conv.check import Shapes, Size
+from pyphase.conv.options import Four, Options, Two
+
+__all__ = [
+    "Steps",
+    "make_steps",
+    "pair_backward",
+    "pair_forward",
+    "strips_backward",
+    "strips_forward",
+]
+
+Grad = Tensor | None
+
+aten: Any = torch.ops.aten
+
+_ACTIVATE: dict[str, Any] = {
+    "relu": torch.relu,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+}
+_ACTIVATE_BACKWARD: dict[str, Any] = {
+    "relu": lambda grad, x: aten.threshold_backward.default(grad, x, 0),
+    "gelu": aten.gelu_backward.default,
+    "silu": lambda grad, x: _silu_backward(grad, x),
+}
+
+
+class Half(NamedTuple):
+    """One of the two convolutions, in conv2d's own terms."""
+
+    stride: Two
+    padding: Two
+    dilation: Two
+    groups: int
+    uneven: Four | None  # (left, right, top, bottom) for pad(), in place of even padding
+
+
+class Steps(NamedTuple):
+    """A pair as torch computes it: two convolutions and what lies between."""
+
+    first: Half
+    second: Half
+    activation: str
+    mid_shape: Size
+
+
+def make_steps(options: Options, shapes: Shapes) -> Steps:
+    """Return a pair's options in conv2d's terms."""
+    first = _half(options, shapes.row_first, options.groups[0])
+    second = _half(options, not shapes.row_first, options.groups[1])
+    return Steps(first, second, options.activation, shapes.mid)
+
+
+def _half(options: Options, is_row: bool, groups: int) -> Half:
+    def along(value: int, other: int) -> Two:
+        return (other, value) if is_row else (value, other)
+
+    axis = 1 if is_row else 0
+    begin, end = options.padding[2 * axis : 2 * axis + 2]
+    stride, dilation = along(options.stride[axis], 1), along(options.dilation[axis], 1)
+    if begin == end:
+        return Half(stride, along(begin, 0), dilation, groups, None)
+    uneven = (begin, end, 0, 0) if is_row else (0, 0, begin, end)
+    return Half(stride, (0, 0), dilation, groups, uneven)
+
+
+def pair_forward(
+    input: Tensor,
+    weight1: Tensor,
+    weight2: Tensor,
+    bias1: Tensor | None,
+    bias2: Tensor | None,
+    steps: Steps,
+) -> Tensor:
+    """Return ``conv2d(act(conv2d(input, weight1, bias1)), weight2, bias2)``."""
+    mid = _conv(input, weight1, bias1, steps.first)
+    if steps.activation != "none":
+        mid = _ACTIVATE[steps.activation](mid)
+    return _conv(mid, weight2, bias2, steps.second)
+
+
+def pair_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight1: Tensor,
+    weight2: Tensor,
+    bias1: Tensor | None,
+    steps: Steps,
+    mask: Sequence[bool],
+) -> list[Grad]:
+    """Return the gradients of input, weight1, weight2, bias1 and bias2, those in ``mask``."""
+    has_activation = steps.activation != "none"
+    need_mid = mask[0] or mask[1] or mask[3]
+    if mask[2] or (need_mid and has_activation):
+        before = _conv(input, weight1, bias1, steps.first)
+        mid = _ACTIVATE[steps.activation](before) if has_activation else before
+    else:  # only the shape of the intermediate matters
+        before = mid = grad_output.new_empty(steps.mid_shape)
+    grad_mid, grad_weight2, grad_bias2 = _conv_backward(
+        grad_output, mid, weight2, steps.second, (need_mid, mask[2], mask[4])
+    )
+    if grad_mid is None:
+        return [None, None, grad_weight2, None, grad_bias2]
+    if has_activation:
+        grad_mid = _ACTIVATE_BACKWARD[steps.activation](grad_mid, before)
+    grad_input, grad_weight1, grad_bias1 = _conv_backward(
+        grad_mid, input, weight1, steps.first, (mask[0], mask[1], mask[3])
+    )
+    return [grad_input, grad_weight1, grad_weight2, grad_bias1, grad_bias2]
+
+
+def strips_forward(
+    input: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    strips: Sequence[Steps],
+    residual: bool,
+) -> Tensor:
+    """Return the sum of the pairs over the same input, and of the input if ``residual``."""
+    outputs = [input] if residual else []
+    for i, steps in enumerate(strips):
+        weight1, weight2 = weights[2 * i : 2 * i + 2]
+        bias1, bias2 = biases[2 * i : 2 * i + 2]
+        outputs.append(pair_forward(input, weight1, weight2, bias1, bias2, steps))
+    total, *rest = outputs
+    for output in rest:
+        total = total + output
+    return total
+
+
+def strips_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    strips: Sequence[Steps],
+    residual: bool,
+    mask: Sequence[bool],
+) -> list[Grad]:
+    """Return the gradients of the input, of all weights and of all biases, those in ``mask``."""
+    grad_input = grad_output if residual and mask[0] else None
+    grad_weights: list[Grad] = []
+    grad_biases: list[Grad] = []
+    mask_weights, mask_biases = mask[1 : 1 + len(weights)], mask[1 + len(weights) :]
+    for i, steps in enumerate(strips):
+        pair = slice(2 * i, 2 * i + 2)
+        weight1, weight2 = weights[pair]
+        own_mask = (mask[0], *mask_weights[pair], *mask_biases[pair])
+        grad, *grads = pair_backward(
+            grad_output, input, weight1, weight2, biases[2 * i], steps, own_mask
+        )
+        if grad is not None:
+            grad_input = grad if grad_input is None else grad_input + grad
+        grad_weights += grads[:2]
+        grad_biases += grads[2:]
+    return [grad_input, *grad_weights, *grad_biases]
+
+
+def _conv(input: Tensor, weight: Tensor, bias: Tensor | None, half: Half) -> Tensor:
+    stride, padding, dilation, groups, uneven = half
+    if uneven is not None:
+        input = functional.pad(input, uneven)
+    return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+
+
+def _conv_backward(
+    grad_output: Tensor, input: Tensor, weight: Tensor, half: Half, mask: Sequence[bool]
+) -> tuple[Grad, Grad, Grad]:
+    stride, padding, dilation, groups, uneven = half
+    height, width = input.shape[2:]
+    if uneven is not None:
+        input = functional.pad(input, uneven)
+    grad_input, grad_weight, grad_bias = aten.convolution_backward.default(
+        grad_output,
+        input,
+        weight,
+        [weight.shape[0]],
+        stride,
+        padding,
+        dilation,
+        False,  # transposed
+        (0, 0),  # output padding
+        groups,
+        mask,
+    )
+    if uneven is not None and grad_input is not None:
+        left, _, top, _ = uneven
+        grad_input = grad_input[:, :, top : top + height, left : left + width]
+    # a backend may fill in what was not asked for
+    return (
+        grad_input if mask[0] else None,
+        grad_weight if mask[1] else None,
+        grad_bias if mask[2] else None,
+    )
+
+
+def _silu_backward(grad: Tensor, x: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        result: Tensor = aten.silu_backward.default(grad, x)
+        return result
+    sigmoid = x.sigmoid()  # aten's own has no derivative
+    return grad * sigmoid * (1 + x * (1 - sigmoid))
