@@ -22,18 +22,26 @@ def test_examples_run(name):
     assert failed == 0
 
 
-@pytest.mark.parametrize("name", [n for n in pyphase.__all__ if n not in ("PhaseError",)])
+PUBLIC = {
+    f"{module.__name__}.{name}": getattr(module, name)
+    for module in (pyphase, pyphase.conv)
+    for name in module.__all__
+    if not inspect.ismodule(getattr(module, name))
+}
+WITHOUT_EXAMPLE = {"Callback", "Checkpoint", "DecayType", "LRFinderResult", "accuracy"}
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if "Error" not in name])
 def test_public_names_are_documented_with_an_example(name):
-    thing = getattr(pyphase, name)
-    text = inspect.getdoc(thing) or ""
+    text = inspect.getdoc(PUBLIC[name]) or ""
     assert text.splitlines()[0].rstrip().endswith(".")
-    if name not in ("Callback", "Checkpoint", "DecayType", "LRFinderResult", "accuracy"):
+    if name.split(".")[-1] not in WITHOUT_EXAMPLE:
         assert ">>>" in text
 
 
-@pytest.mark.parametrize("name", pyphase.__all__)
+@pytest.mark.parametrize("name", PUBLIC)
 def test_public_methods_are_documented(name):
-    thing = getattr(pyphase, name)
+    thing = PUBLIC[name]
     if inspect.isclass(thing):
         for attribute, member in vars(thing).items():
             if not attribute.startswith("_") and callable(member):
