@@ -22,6 +22,9 @@
 
 namespace pyphase::conv::PYPHASE_ISA {
 
+// Bytes that a task may hold: most of a 512 KiB L2.
+constexpr std::int64_t kBackwardInL2 = 400 * 1024;
+
 // Sizes that the tasks share.
 template <class S>
 struct BackwardTiles {
@@ -32,38 +35,65 @@ struct BackwardTiles {
   std::int64_t blocks, groups;     // vectors of channels in a task; tasks across the channels
   std::int64_t pixel;              // elements from column to column
   std::int64_t step, ring_rows;    // rows of h at a time; rows of g
+  std::int64_t ahead;              // rows of g that may be read before they are needed
   std::int64_t x_before, x_width;  // padded rows of x: zeros before, pixels in all
   std::int64_t h_before, h_width;  // padded rows of grad_h
   std::int64_t g_before;           // rows of g before the first that h's row 0 needs
   std::int64_t x_pitch, h_pitch, ring_pitch, out_pitch;
-  std::int64_t sums_size, weight_size, scratch_size, tasks;
+  std::int64_t sums_size, weight_size, scratch_size, tasks, together;
 
   explicit BackwardTiles(const DepthwiseBackward &problem) : p(problem) {
     const Axis &first = p.first, &second = p.second;
-    const std::int64_t vectors = (p.channels + kWidth - 1) / kWidth;
-    const std::int64_t line = 64 / static_cast<std::int64_t>(sizeof(S)) / kWidth;
-    blocks = p.in.channel == 1 ? smaller(vectors, larger(1, line)) : 1;
-    pixel = blocks * kWidth;
-    groups = (vectors + blocks - 1) / blocks;
-    const bool squares = p.in.channel != 1 && p.in.column != 1;
-    const std::int64_t steps = (p.height + kOutputs - 1) / kOutputs;
-    step = squares ? larger(8, kWidth) : (p.height + steps - 1) / larger(steps, 1);
     x_before = first.pad;
     x_width = larger((p.out_width - 1) * first.stride + first.reach(), p.width + first.pad);
     h_before = larger(first.reach() - 1 - first.pad, 0);
     h_width = h_before + larger((p.out_width - 1) * first.stride + 1, p.width + first.pad);
     g_before = second.reach() - 1 - second.pad;
-    ring_rows = 2 * step + second.reach() - 1 + smaller(step, second.reach());
+    sums_size = (2 + first.kernel + second.kernel) * kWidth;
+    weight_size = sums_size + first.kernel * kWidth;
+    const std::int64_t vectors = (p.channels + kWidth - 1) / kWidth;
+    const std::int64_t line = 64 / static_cast<std::int64_t>(sizeof(S)) / kWidth;
+    // Fewer rows at a time, then fewer channels, where a task would not fit L2.
+    const bool squares = p.in.channel != 1 && p.in.column != 1;
+    blocks = p.in.channel == 1 ? smaller(vectors, larger(1, line)) : 1;
+    choose_rows(squares ? larger(8, kWidth) : kOutputs, squares);
+    if (scratch_size * static_cast<std::int64_t>(sizeof(T)) > kBackwardInL2 && !squares) {
+      choose_rows(8, false);
+    }
+    while (scratch_size * static_cast<std::int64_t>(sizeof(T)) > kBackwardInL2 && blocks > 1) {
+      blocks /= 2;
+      choose_rows(squares ? larger(8, kWidth) : 8, squares);
+    }
+    groups = (vectors + blocks - 1) / blocks;
+    tasks = p.batch * groups;
+    together = p.in.channel == 1
+                   ? larger(1, smaller(256 / (pixel * static_cast<std::int64_t>(sizeof(S))),
+                                       tasks / kTasks))
+                   : 1;
+  }
+
+ private:
+  // Steps of nearly equal height, of at most `most` rows of h. A square of floats is transposed at
+  // a time, so that g may be read ahead.
+  void choose_rows(std::int64_t most, bool squares) {
+    const std::int64_t steps = larger((p.height + most - 1) / most, 1);
+    step = squares ? most : (p.height + steps - 1) / steps;
+    ahead = squares ? step : 0;
+    pixel = blocks * kWidth;
+    ring_rows = step + p.second.reach() - 1 + ahead;
     x_pitch = odd_lines<T>(x_width * pixel);
     h_pitch = odd_lines<T>(h_width * pixel);
     ring_pitch = odd_lines<T>(p.out_width * pixel);
     out_pitch = odd_lines<T>(p.width * pixel);
-    sums_size = (2 + first.kernel + second.kernel) * kWidth;
-    weight_size = sums_size + first.kernel * kWidth;
     const std::int64_t hidden = p.activation == Activation::none ? 1 : 2;
-    scratch_size =
+    const std::int64_t rows =
         step * (x_pitch + h_pitch + hidden * ring_pitch + out_pitch) + ring_rows * ring_pitch;
-    tasks = p.batch * groups;
+    const std::int64_t spare =
+        kBackwardInL2 / static_cast<std::int64_t>(sizeof(T)) / larger(ring_pitch, 1) -
+        rows / larger(ring_pitch, 1);
+    const std::int64_t more = larger(smaller(spare, 2 * step + p.second.reach()), 0);
+    ring_rows += more;  // a longer ring is moved less often
+    scratch_size = rows + more * ring_pitch;
   }
 };
 
@@ -128,7 +158,7 @@ class DepthwiseBackwardTask {
 
   // Brings the ring to hold rows [begin, end) of g, in steps of y's stride.
   void fill(std::int64_t begin, std::int64_t end) {
-    if (end + t_.step - top_ > t_.ring_rows) {
+    if (end + t_.ahead - top_ > t_.ring_rows) {
       const std::int64_t kept = larger(next_ - begin, 0);
       T *to = ring(top_);
       if (kept > 0) {
@@ -146,7 +176,8 @@ class DepthwiseBackwardTask {
         continue;
       }
       const std::int64_t row = next_ / stride;
-      const std::int64_t rows = stride == 1 ? smaller(t_.step, p_.out_height - row) : 1;
+      const std::int64_t most = t_.ahead > 0 ? t_.step : end - next_;
+      const std::int64_t rows = stride == 1 ? smaller(most, p_.out_height - row) : 1;
       read_rows(row, rows);
       next_ += rows;
     }
@@ -326,15 +357,15 @@ void depthwise_backward_of(const DepthwiseBackward &problem, const void *x, cons
   const bool parallel = problem.batch * problem.channels * problem.height * problem.width *
                             (problem.first.kernel + problem.second.kernel) >
                         20000;
-  for_each_task(tiles.tasks, 1, static_cast<std::size_t>(tiles.scratch_size) * sizeof(T), parallel,
-                [&](std::int64_t index, void *memory) {
-                  DepthwiseBackwardTask<S>(tiles, static_cast<const S *>(x),
-                                           static_cast<const S *>(grad_y),
-                                           static_cast<S *>(problem.grad.x), weights,
-                                           sums + index * tiles.blocks * tiles.sums_size, index,
-                                           static_cast<T *>(memory))
-                      .run();
-                });
+  for_each_task(
+      tiles.tasks, tiles.together, static_cast<std::size_t>(tiles.scratch_size) * sizeof(T),
+      parallel, [&](std::int64_t index, void *memory) {
+        DepthwiseBackwardTask<S>(tiles, static_cast<const S *>(x), static_cast<const S *>(grad_y),
+                                 static_cast<S *>(problem.grad.x), weights,
+                                 sums + index * tiles.blocks * tiles.sums_size, index,
+                                 static_cast<T *>(memory))
+            .run();
+      });
   reduce(tiles, sums);
 }
 

@@ -123,12 +123,22 @@ class DepthwiseForward {
           const std::int64_t last = columns - kWidth;
           convolve_second(row, rows, begin + last, 1, window.data + last, p_.out.row, kWidth);
         }
+      } else if (t_.direct) {
+        write_directly(row, rows, begin, columns, window);
       } else {
         const std::int64_t pitch = t_.round_up(columns);
         convolve_second(row, rows, begin, kPlanar ? pitch / kWidth : columns, out_, pitch,
                         kPlanar ? kWidth : t_.pixel);
         t_.write(out_, pitch, window);
       }
+    }
+  }
+
+  // Interleaved tiles whose scalars and channels are y's own.
+  void write_directly(std::int64_t row, std::int64_t rows, std::int64_t begin, std::int64_t columns,
+                      const Window<S> &window) {
+    if constexpr (std::is_same_v<S, T>) {
+      convolve_second(row, rows, begin, columns, window.data, p_.out.row, p_.out.column);
     }
   }
 

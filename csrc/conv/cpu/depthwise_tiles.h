@@ -10,7 +10,13 @@ namespace pyphase::conv::PYPHASE_ISA {
 
 // Bytes of the rings that a task may hold: they should fit L1 (of 32 KiB), and must fit L2.
 constexpr std::int64_t kRingInL1 = 20 * 1024;
-constexpr std::int64_t kRingInL2 = 224 * 1024;
+constexpr std::int64_t kRingInL2 = 320 * 1024;
+
+// Bytes of the rows of y that are made at a time: they should stay in L1 until they are written.
+constexpr std::int64_t kOutBytes = 24 * 1024;
+
+// Tasks that are enough for most machines' threads.
+constexpr std::int64_t kTasks = 8;
 
 // Rows of x between the one in work and the one that is prefetched.
 constexpr std::int64_t kAhead = 8;
@@ -39,11 +45,11 @@ inline Span span(const Depthwise &problem, Axis Strip::*axis) {
   return all;
 }
 
-// Planes at least three vectors wide, without stride or dilation along the row.
+// Planes at least six vectors wide, without stride or dilation along the row.
 template <class S>
 bool is_planar(const Depthwise &problem) {
   if (problem.in.column != 1 || problem.in.channel == 1 ||
-      problem.out_width < 3 * kLanes<Compute<S>>) {
+      problem.out_width < 6 * kLanes<Compute<S>>) {
     return false;
   }
   for (int s = 0; s < problem.count; ++s) {
@@ -73,6 +79,7 @@ struct DepthwiseTiles {
   std::int64_t row_pitch, ring_pitch, ring_rows;
   std::int64_t weight_size = kWidth, padded_size, scratch_size, pack_size, tasks, together;
   bool parallel;
+  bool direct;  // NHWC that needs no conversion: y is written where it lies
 
   explicit DepthwiseTiles(const Depthwise &p)
       : problem(p),
@@ -113,9 +120,15 @@ struct DepthwiseTiles {
     return kPlanar ? (count + kWidth - 1) / kWidth * kWidth : count * pixel;
   }
 
-  // As many channels of NHWC as fill a cache line.
-  static std::int64_t blocks_of(std::int64_t vectors) {
-    return smaller(vectors, larger(1, 64 / static_cast<std::int64_t>(sizeof(S)) / kWidth));
+  // NHWC: the channels in 256 bytes, which memory likes, or, if that gives few tasks, in a cache
+  // line.
+  std::int64_t blocks_of(std::int64_t vectors) const {
+    std::int64_t most = larger(1, 256 / static_cast<std::int64_t>(sizeof(S)) / kWidth);
+    while (most * kWidth * static_cast<std::int64_t>(sizeof(S)) > 64 &&
+           problem.batch * ((vectors + most - 1) / most) < kTasks) {
+      most /= 2;
+    }
+    return larger(1, smaller(vectors, most));
   }
 
   // A strip's weights: a vector of its first bias, then one for each tap.
@@ -140,8 +153,9 @@ struct DepthwiseTiles {
       columns = smaller(round_up(columns), p.out_width);
     }
     tiles = columns > 0 ? (p.out_width + columns - 1) / columns : 0;
-    // 8 rows x 32 columns x 32 bytes are a quarter of L1.
-    out_columns = kPlanar ? columns : smaller(columns, 32);
+    direct = !kPlanar && std::is_same_v<S, T> && p.in.channel == 1 && p.channels % kWidth == 0;
+    const std::int64_t out_bytes = step * pixel * static_cast<std::int64_t>(sizeof(T));
+    out_columns = kPlanar ? columns : smaller(columns, larger(4, kOutBytes / larger(out_bytes, 1)));
     const std::int64_t outputs = kPlanar ? round_up(columns) : (columns - 1) * stride + 1;
     row_pitch = odd_lines<T>((outputs + across.before + across.after + 2 * kWidth) * pixel);
     ring_pitch = odd_lines<T>(round_up(columns));

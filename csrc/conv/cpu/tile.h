@@ -34,6 +34,11 @@ struct Cursor {
   std::int64_t step, columns, skip;  // skip: from the end of a row to the next row's start
   std::int64_t column = 0;
 
+  void skip_to(std::int64_t pixel) {
+    at += pixel * step + pixel / columns * skip;
+    column = pixel % columns;
+  }
+
   PYPHASE_INLINE T *next() {
     T *here = at;
     at += step;
@@ -62,6 +67,23 @@ PYPHASE_INLINE void load_run(S *const *plane, std::int64_t length, Cursor<T> cur
       store(cursor.next(), square[i]);
     }
   }
+  if (pixel < length && length >= kWidth) {  // the last square overlaps
+    Vec<T> square[kWidth];
+#pragma GCC unroll 16
+    for (int lane = 0; lane < kWidth; ++lane) {
+      square[lane] = load(plane[lane] + length - kWidth);
+    }
+    transpose<T>(square);
+    T buffer[kWidth * kWidth];
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i) {
+      store(buffer + i * kWidth, square[i]);
+    }
+    for (std::int64_t i = pixel - (length - kWidth); i < kWidth; ++i) {
+      store(cursor.next(), load(buffer + i * kWidth));
+    }
+    return;
+  }
   for (; pixel < length; ++pixel) {
     T *out = cursor.next();
     for (int lane = 0; lane < kWidth; ++lane) {
@@ -74,8 +96,16 @@ template <class S, class T>
 PYPHASE_INLINE void store_run(S *const *plane, int channels, std::int64_t length,
                               Cursor<const T> cursor) {
   constexpr int kWidth = kLanes<T>;
-  std::int64_t pixel = 0;
-  for (; pixel + kWidth <= length; pixel += kWidth) {
+  const Cursor<const T> start = cursor;
+  for (std::int64_t pixel = 0; pixel < length; pixel += kWidth) {
+    if (pixel + kWidth > length) {
+      if (length < kWidth) {
+        break;
+      }
+      pixel = length - kWidth;  // the last square overlaps
+      cursor = start;
+      cursor.skip_to(pixel);
+    }
     Vec<T> square[kWidth];
 #pragma GCC unroll 16
     for (int i = 0; i < kWidth; ++i) {
@@ -93,7 +123,7 @@ PYPHASE_INLINE void store_run(S *const *plane, int channels, std::int64_t length
       }
     }
   }
-  for (; pixel < length; ++pixel) {
+  for (std::int64_t pixel = 0; pixel < length && length < kWidth; ++pixel) {
     const T *in = cursor.next();
     for (int lane = 0; lane < channels; ++lane) {
       store_one(plane[lane] + pixel, in[lane]);
@@ -103,13 +133,18 @@ PYPHASE_INLINE void store_run(S *const *plane, int channels, std::int64_t length
 
 // Pixels whose channels lie side by side.
 template <class S, class T>
-void gather_nhwc(const Window<const S> &window, const Tile<T> &tile) {
+void gather_nhwc(Window<const S> window, const Tile<T> &tile) {
   constexpr int kWidth = kLanes<T>;
+  if (window.channels == window.strides.column && window.channels == tile.pixel) {
+    window.channels = tile.pixel * window.columns;  // a row is one long pixel
+    window.columns = 1;
+  }
   const std::int64_t whole = window.channels / kWidth, rest = window.channels % kWidth;
   for (std::int64_t i = 0; i < window.rows; ++i) {
     const S *from = window.data + i * window.strides.row;
     T *to = tile.data + i * tile.pitch;
     for (std::int64_t j = 0; j < window.columns; ++j) {
+#pragma GCC unroll 4
       for (std::int64_t b = 0; b < whole; ++b) {
         store(to + b * kWidth, load(from + b * kWidth));
       }
@@ -178,6 +213,10 @@ PYPHASE_INLINE void copy_run(const From *from, std::int64_t length, To *to) {
   std::int64_t i = 0;
   for (; i + kWidth <= length; i += kWidth) {
     store(to + i, load(from + i));
+  }
+  if (i < length && length >= kWidth) {  // the last vector overlaps
+    store(to + length - kWidth, load(from + length - kWidth));
+    return;
   }
   for (; i < length; ++i) {
     store_one(to + i, load_one(from + i));
