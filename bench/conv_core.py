@@ -21,36 +21,32 @@ def native_of(
     shape = (problem.batch, problem.channels[0], problem.height, problem.width)
     dtype_name = str(dtype).removeprefix("torch.")
     channels_last = layout == "channels_last"
-    if problem.family == "strips":
-        return _core.ConvStrips(
+
+    def pair(k: int, mid: int, out: int) -> _core.ConvPair:
+        ends = ((1, k), (k, 1)) if problem.row_first else ((k, 1), (1, k))
+        return _core.ConvPair(
             input_shape=shape,
-            kernel_sizes=[(k, k) for k in problem.kernels],
-            row_first=[problem.row_first] * len(problem.kernels),
+            weight1_shape=(mid, shape[1] // problem.groups, *ends[0]),
+            weight2_shape=(out, mid // problem.groups, *ends[1]),
+            stride=(problem.stride,) * 2,
+            padding=(problem.dilation * (k // 2),) * 4,
+            dilation=(problem.dilation,) * 2,
+            groups=(problem.groups,) * 2,
+            activation=problem.activation,
             dtype=dtype_name,
             channels_last=channels_last,
-            residual=True,
         )
-    k = problem.kernels[0]
-    ends = ((1, k), (k, 1)) if problem.row_first else ((k, 1), (1, k))
-    inputs, mid, out = problem.channels
-    return _core.ConvPair(
-        input_shape=shape,
-        weight1_shape=(mid, inputs // problem.groups, *ends[0]),
-        weight2_shape=(out, mid // problem.groups, *ends[1]),
-        stride=(problem.stride,) * 2,
-        padding=(problem.dilation * (k // 2),) * 4,
-        dilation=(problem.dilation,) * 2,
-        groups=(problem.groups,) * 2,
-        activation=problem.activation,
-        dtype=dtype_name,
-        channels_last=channels_last,
-        bias1=problem.mid_bias,
-        bias2=True,
-    )
+
+    pairs = [pair(k, *problem.channels[1:]) for k in problem.kernels]
+    return _core.ConvStrips(pairs=pairs, residual=True) if len(pairs) > 1 else pairs[0]
 
 
-def auto_choice(native: _core.ConvPair | _core.ConvStrips, task: str, threads: int) -> str:
+def auto_choice(native: _core.ConvPair | _core.ConvStrips, task: str) -> str:
     """Return what serves under auto: the kernel ("native") or torch, for forward and backward."""
+    if not native.kernel:
+        return "torch"
+    if isinstance(native, _core.ConvStrips):
+        return "native" if native.wins() else "torch"
     passes = [False] if task == "forward" else [False, True]
-    chosen = ["native" if native.wins(backward, threads) else "torch" for backward in passes]
-    return " + ".join(dict.fromkeys(chosen)) if native.kernel else "torch"
+    chosen = ["native" if native.wins(backward) else "torch" for backward in passes]
+    return " + ".join(dict.fromkeys(chosen))

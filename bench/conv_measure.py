@@ -138,7 +138,7 @@ class Bench:
             grad_output = grad_output.to(memory_format=torch.channels_last)
         some = contestants(row.problem, tensors, row.layout, row.task, self.contestants)
         native = native_of(row.problem, grad_output.dtype, row.layout)
-        row.auto = auto_choice(native, row.task, row.threads)
+        row.auto = auto_choice(native, row.task)
         if not native.kernel:
             row.wrong.append("native: no kernel for this problem")
             some.pop("native", None)

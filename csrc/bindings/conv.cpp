@@ -126,10 +126,7 @@ void bind_conv(py::module_ &m) {
            "Fill the gradients that have an address, given those of dense tensors.");
   py::class_<Strips>(m, "ConvStrips",
                      "A sum of depthwise pairs over one image, with the image if `residual`.")
-      .def(py::init([](std::vector<Pair> pairs, bool residual) {
-             return Strips{std::move(pairs), residual};
-           }),
-           py::kw_only(), py::arg("pairs"), py::arg("residual"))
+      .def(py::init(&conv::make_strips), py::kw_only(), py::arg("pairs"), py::arg("residual"))
       .def_property_readonly(
           "kernel", [](const Strips &strips) { return name_of(conv::route(strips)); },
           "The native kernel that serves the problem, or ''.")

@@ -30,6 +30,9 @@ struct Strips {
   bool residual;
 };
 
+// Throws std::invalid_argument where the pairs are none, or not of one image.
+Strips make_strips(std::vector<Pair> pairs, bool residual);
+
 Route route(const Strips &strips);
 bool wins(const Strips &strips);
 void forward(const Strips &strips, const std::vector<PairData> &data, void *y);

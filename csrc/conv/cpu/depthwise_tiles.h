@@ -16,7 +16,7 @@ constexpr std::int64_t kRingInL2 = 320 * 1024;
 constexpr std::int64_t kOutBytes = 24 * 1024;
 
 // Tasks that are enough for most machines' threads.
-constexpr std::int64_t kTasks = 8;
+constexpr std::int64_t kTasks = 4;
 
 // Rows of x between the one in work and the one that is prefetched.
 constexpr std::int64_t kAhead = 8;
@@ -88,9 +88,6 @@ struct DepthwiseTiles {
         stride(p.strips[0].first.stride),
         row_stride(p.strips[0].second.stride) {
     const std::int64_t vectors = kPlanar ? p.channels : (p.channels + kWidth - 1) / kWidth;
-    blocks = !kPlanar && p.in.channel == 1 ? blocks_of(vectors) : 1;
-    pixel = kPlanar ? 1 : blocks * kWidth;
-    groups = (vectors + blocks - 1) / blocks;
     // Planar: unaligned loads of what was just stored would wait, so some rows lie between.
     // Interleaved: a square of floats is transposed at a time; where planes are narrow, rows share
     // it.
@@ -98,6 +95,7 @@ struct DepthwiseTiles {
     const std::int64_t steps = (p.out_height + kOutputs - 1) / kOutputs;
     step = squares ? larger(8, kWidth) : (p.out_height + steps - 1) / larger(steps, 1);
     gathered = kPlanar ? 4 : squares || p.width < 32 ? larger(8, kWidth) : 1;
+    choose_channels(vectors);
     choose_columns();
     std::int64_t taps = 0;
     for (int s = 0; s < p.count; ++s) {
@@ -107,8 +105,8 @@ struct DepthwiseTiles {
     padded_size = gathered * row_pitch;
     tasks = p.batch * groups * tiles;
     // NHWC: what lies next in memory is fetched along, so that the same thread should use it.
-    together =
-        p.in.channel == 1 ? larger(1, 256 / (pixel * static_cast<std::int64_t>(sizeof(S)))) : 1;
+    const std::int64_t line = 256 / (pixel * static_cast<std::int64_t>(sizeof(S)));
+    together = p.in.channel == 1 ? larger(1, smaller(line, tasks / kTasks)) : 1;
     scratch_size =
         p.count * ring_rows * ring_pitch + step * round_up(out_columns) + padded_size + 2 * kWidth;
     pack_size = (kPlanar ? p.channels : groups * blocks) * weight_size;
@@ -120,34 +118,51 @@ struct DepthwiseTiles {
     return kPlanar ? (count + kWidth - 1) / kWidth * kWidth : count * pixel;
   }
 
-  // NHWC: the channels in 256 bytes, which memory likes, or, if that gives few tasks, in a cache
-  // line.
-  std::int64_t blocks_of(std::int64_t vectors) const {
-    std::int64_t most = larger(1, 256 / static_cast<std::int64_t>(sizeof(S)) / kWidth);
-    while (most * kWidth * static_cast<std::int64_t>(sizeof(S)) > 64 &&
-           problem.batch * ((vectors + most - 1) / most) < kTasks) {
-      most /= 2;
-    }
-    return larger(1, smaller(vectors, most));
-  }
-
   // A strip's weights: a vector of its first bias, then one for each tap.
   std::int64_t strip_size(int strip) const {
     const Strip &s = problem.strips[strip];
     return (1 + s.first.kernel + s.second.kernel) * kWidth;
   }
 
-  // As many columns as keep the rings small enough, in tiles of equal width.
+  // Rows of the rings, at least, and if all rows are kept.
+  std::int64_t all_rows() const {
+    return (problem.out_height - 1) * row_stride + down.before + down.after + 1 + gathered;
+  }
+  std::int64_t least_rows() const {
+    return smaller((step - 1) * row_stride + down.before + down.after + 1 + gathered, all_rows());
+  }
+
+  // Columns whose rings have room.
+  std::int64_t most_columns() const {
+    const std::int64_t bytes =
+        least_rows() * problem.count * pixel * static_cast<std::int64_t>(sizeof(T));
+    return larger(kPlanar ? 8 * kWidth : 16, (kPlanar ? kRingInL1 : kRingInL2) / bytes);
+  }
+
+  // NHWC: the channels in 256 bytes, which memory likes; fewer, down to a cache line, where tiles
+  // would be narrow against what they read on either side.
+  void choose_channels(std::int64_t vectors) {
+    const std::int64_t bytes = kWidth * static_cast<std::int64_t>(sizeof(S));
+    const std::int64_t enough =
+        smaller(problem.out_width, larger(32, 2 * (across.before + across.after)));
+    blocks = !kPlanar && problem.in.channel == 1 ? smaller(vectors, larger(1, 256 / bytes)) : 1;
+    blocks = larger(blocks, 1);
+    for (pixel = blocks * kWidth; blocks * bytes > 64 && most_columns() < enough;) {
+      blocks = (blocks + 1) / 2;
+      pixel = blocks * kWidth;
+    }
+    pixel = kPlanar ? 1 : pixel;
+    groups = (vectors + blocks - 1) / blocks;
+  }
+
+  // As many columns as keep the rings small enough, in tiles of equal width; fewer, if that gives
+  // more threads work.
   void choose_columns() {
     const Depthwise &p = problem;
-    const std::int64_t total =
-        (p.out_height - 1) * row_stride + down.before + down.after + 1 + gathered;
-    const std::int64_t least =
-        smaller((step - 1) * row_stride + down.before + down.after + 1 + gathered, total);
-    const std::int64_t row_bytes = least * p.count * pixel * static_cast<std::int64_t>(sizeof(T));
-    const std::int64_t most =
-        larger(kPlanar ? 8 * kWidth : 16, (kPlanar ? kRingInL1 : kRingInL2) / row_bytes);
+    const std::int64_t total = all_rows(), least = least_rows(), most = most_columns();
     tiles = larger((p.out_width + most - 1) / most, 1);
+    const std::int64_t images = larger(p.batch * groups, 1);
+    tiles = larger(tiles, smaller((kTasks + images - 1) / images, p.out_width / 48));
     columns = (p.out_width + tiles - 1) / tiles;
     if (kPlanar) {
       columns = smaller(round_up(columns), p.out_width);
