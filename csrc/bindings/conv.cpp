@@ -4,7 +4,9 @@
 
 #include <pybind11/stl.h>
 
+#include <initializer_list>
 #include <optional>
+#include <string>
 
 #include "../conv/dispatch.h"
 #include "../conv/pair.h"
@@ -61,12 +63,23 @@ void pair_backward(const Pair &pair, Address x, Address w1, Address w2, Address 
   conv::backward(pair, data, from, grad);
 }
 
+// Each list of addresses must have an entry for each strip.
+void check_lengths(const Strips &strips, std::initializer_list<const Addresses *> lists) {
+  for (const Addresses *list : lists) {
+    if (list->size() != strips.pairs.size()) {
+      throw py::value_error("expected " + std::to_string(strips.pairs.size()) +
+                            " addresses, one for each strip, got " + std::to_string(list->size()));
+    }
+  }
+}
+
 void strips_forward(const Strips &strips, Address x, const Addresses &w1, const Addresses &w2,
                     const Addresses &b1, const Addresses &b2, Address y) {
+  check_lengths(strips, {&w1, &w2, &b1, &b2});
   std::vector<PairData> data;
   for (std::size_t i = 0; i < strips.pairs.size(); ++i) {
-    data.push_back({required(x, "x"), required(w1.at(i), "w1"), required(w2.at(i), "w2"),
-                    pointer(b1.at(i)), pointer(b2.at(i))});
+    data.push_back({required(x, "x"), required(w1[i], "w1"), required(w2[i], "w2"), pointer(b1[i]),
+                    pointer(b2[i])});
   }
   void *out = required(y, "y");
   const py::gil_scoped_release release;
@@ -76,13 +89,14 @@ void strips_forward(const Strips &strips, Address x, const Addresses &w1, const 
 void strips_backward(const Strips &strips, Address x, const Addresses &w1, const Addresses &w2,
                      const Addresses &b1, Address grad_y, Address grad_x, const Addresses &grad_w1,
                      const Addresses &grad_w2, const Addresses &grad_b1, const Addresses &grad_b2) {
+  check_lengths(strips, {&w1, &w2, &b1, &grad_w1, &grad_w2, &grad_b1, &grad_b2});
   std::vector<PairData> data;
   std::vector<conv::Gradients> grad;
   for (std::size_t i = 0; i < strips.pairs.size(); ++i) {
-    data.push_back({required(x, "x"), required(w1.at(i), "w1"), required(w2.at(i), "w2"),
-                    pointer(b1.at(i)), nullptr});
-    grad.push_back({pointer(grad_x), pointer(grad_w1.at(i)), pointer(grad_w2.at(i)),
-                    pointer(grad_b1.at(i)), pointer(grad_b2.at(i))});
+    data.push_back(
+        {required(x, "x"), required(w1[i], "w1"), required(w2[i], "w2"), pointer(b1[i]), nullptr});
+    grad.push_back({pointer(grad_x), pointer(grad_w1[i]), pointer(grad_w2[i]), pointer(grad_b1[i]),
+                    pointer(grad_b2[i])});
   }
   const void *from = required(grad_y, "grad_y");
   const py::gil_scoped_release release;

@@ -3,6 +3,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "cpu/dense_choice.h"
 #include "dispatch.h"
 
 namespace pyphase::conv {
@@ -53,6 +54,8 @@ void depthwise_backward(const Pair &pair, const PairData &data, const void *grad
   kernels().depthwise_backward(problem, pair.scalar, data.x, grad_y);
 }
 
+const float *floats(const void *data) { return static_cast<const float *>(data); }
+
 void require_route(Route route) {
   if (route == Route::none) {
     throw std::invalid_argument("no native kernel serves this convolution");
@@ -65,16 +68,22 @@ Route route(const Pair &pair) {
   if (pair.depthwise) {
     return Route::depthwise;
   }
-  return Route::none;
+  return pair.dense && pair.scalar == Scalar::f32 ? Route::dense : Route::none;
 }
 
 bool wins(const Pair &pair, bool backward) {
-  (void)backward;
-  return route(pair) != Route::none;
+  const Route way = route(pair);
+  return way == Route::dense ? dense_wins(pair, backward) : way == Route::depthwise;
 }
 
 void forward(const Pair &pair, const PairData &data, void *y) {
-  require_route(route(pair));
+  const Route way = route(pair);
+  require_route(way);
+  if (way == Route::dense) {
+    kernels().dense_forward(pair, floats(data.x), floats(data.w1), floats(data.w2), floats(data.b1),
+                            floats(data.b2), static_cast<float *>(y));
+    return;
+  }
   const Strip one = strip(pair, data);
   Depthwise problem = depthwise<Depthwise>(pair);
   problem.strips = &one;
@@ -83,7 +92,13 @@ void forward(const Pair &pair, const PairData &data, void *y) {
 }
 
 void backward(const Pair &pair, const PairData &data, const void *grad_y, const Gradients &grad) {
-  require_route(route(pair));
+  const Route way = route(pair);
+  require_route(way);
+  if (way == Route::dense) {
+    kernels().dense_backward(pair, floats(data.x), floats(data.w1), floats(data.w2),
+                             floats(data.b1), floats(grad_y), grad);
+    return;
+  }
   depthwise_backward(pair, data, grad_y, grad, nullptr);
 }
 

@@ -91,6 +91,7 @@ Pair make_pair(const PairRequest &r) {
   }
   pair.depthwise = r.groups[0] == r.groups[1] && r.groups[0] == pair.channels[0] &&
                    pair.channels[0] == pair.channels[1] && pair.channels[1] == pair.channels[2];
+  pair.dense = r.groups[0] == 1 && r.groups[1] == 1;
   pair.out_height = output_size(pair.height, r.padding[0], r.padding[1], pair.column);
   pair.out_width = output_size(pair.width, r.padding[2], r.padding[3], pair.row);
   require_shape({pair.batch, pair.channels[2], pair.out_height, pair.out_width}, 0);

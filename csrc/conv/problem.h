@@ -23,7 +23,7 @@ struct Pair {
   std::int64_t batch, height, width;  // of x
   std::int64_t channels[3];           // of x, of the intermediate, of y
   Axis row, column;
-  bool row_first, channels_last, depthwise;
+  bool row_first, channels_last, depthwise, dense;
   std::int64_t out_height, out_width;
   Activation activation;
   Scalar scalar;

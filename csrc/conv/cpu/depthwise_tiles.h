@@ -48,7 +48,7 @@ inline Span span(const Depthwise &problem, Axis Strip::*axis) {
 // Planes at least six vectors wide, without stride or dilation along the row.
 template <class S>
 bool is_planar(const Depthwise &problem) {
-  if (problem.in.column != 1 || problem.in.channel == 1 ||
+  if (problem.in.column != 1 || problem.out.column != 1 || problem.in.channel == 1 ||
       problem.out_width < 6 * kLanes<Compute<S>>) {
     return false;
   }
@@ -168,7 +168,7 @@ struct DepthwiseTiles {
       columns = smaller(round_up(columns), p.out_width);
     }
     tiles = columns > 0 ? (p.out_width + columns - 1) / columns : 0;
-    direct = !kPlanar && std::is_same_v<S, T> && p.in.channel == 1 && p.channels % kWidth == 0;
+    direct = !kPlanar && std::is_same_v<S, T> && p.out.channel == 1 && p.channels % kWidth == 0;
     const std::int64_t out_bytes = step * pixel * static_cast<std::int64_t>(sizeof(T));
     out_columns = kPlanar ? columns : smaller(columns, larger(4, kOutBytes / larger(out_bytes, 1)));
     const std::int64_t outputs = kPlanar ? round_up(columns) : (columns - 1) * stride + 1;
