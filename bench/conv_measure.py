@@ -207,9 +207,20 @@ def check(row: Row, one: Contestant, call: Callable[[], object], exact: list[tor
 
 
 def error_of(got: torch.Tensor, want: torch.Tensor) -> float:
-    """Return the root mean square error over that of the values.
+    """Return the root mean square of the errors over that of the values.
 
     The largest error of millions of elements hangs on luck; this one doesn't.
     """
-    scale = float(want.norm()) or 1.0
-    return float((got.detach().double() - want).norm()) / scale
+    if got.shape != want.shape:
+        return math.inf
+    return float((got.detach().double() - want).norm()) / (float(want.norm()) or 1.0)
+
+
+def result_name(row: Row, index: int) -> str:
+    """Name the index-th of: output, gradients of x and of the tensors that are there."""
+    if index == 0:
+        return "output"
+    one_pair = ["weight1", "bias1", "weight2", "bias2"]
+    if not row.problem.mid_bias:
+        one_pair.remove("bias1")
+    return "gradient of " + ("x" if index == 1 else one_pair[(index - 2) % len(one_pair)])

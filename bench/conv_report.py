@@ -82,7 +82,8 @@ def errors_line(rows: list[Row]) -> str:
         if name in row.timings
     )
     spread = f"; quartiles {100 * spreads[len(spreads) // 2]:.0f} % apart" if spreads else ""
-    return f"error / value, root mean squares, the largest: {', '.join(worst(name) for name in names)}{spread}"
+    errors = ", ".join(worst(name) for name in names)
+    return f"largest rms error / rms value: {errors}{spread}"
 
 
 def print_calls(rows: list[Row]) -> None:
