@@ -8,13 +8,17 @@ namespace pyphase::conv {
 namespace baseline {
 extern const Kernels kKernels;
 }
+#ifdef PYPHASE_HAS_wide
 namespace wide {  // the vectors of AVX-512, on any machine
 extern const Kernels kKernels;
 }
-#ifdef PYPHASE_X86
+#endif
+#ifdef PYPHASE_HAS_avx2
 namespace avx2 {
 extern const Kernels kKernels;
 }
+#endif
+#ifdef PYPHASE_HAS_avx512
 namespace avx512 {
 extern const Kernels kKernels;
 }
@@ -25,19 +29,22 @@ namespace {
 // From the best to those that only PYPHASE_ISA asks for.
 std::vector<const Kernels *> usable() {
   std::vector<const Kernels *> found;
-#ifdef PYPHASE_X86
-  __builtin_cpu_init();
+#ifdef PYPHASE_HAS_avx512
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
     found.push_back(&avx512::kKernels);
   }
+#endif
+#ifdef PYPHASE_HAS_avx2
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
       __builtin_cpu_supports("f16c")) {
     found.push_back(&avx2::kKernels);
   }
 #endif
   found.push_back(&baseline::kKernels);
+#ifdef PYPHASE_HAS_wide
   found.push_back(&wide::kKernels);
+#endif
   return found;
 }
 
