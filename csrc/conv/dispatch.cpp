@@ -5,9 +5,11 @@
 
 namespace pyphase::conv {
 
+#ifdef PYPHASE_HAS_baseline
 namespace baseline {
 extern const Kernels kKernels;
 }
+#endif
 #ifdef PYPHASE_HAS_wide
 namespace wide {  // the vectors of AVX-512, on any machine
 extern const Kernels kKernels;
@@ -41,7 +43,9 @@ std::vector<const Kernels *> usable() {
     found.push_back(&avx2::kKernels);
   }
 #endif
+#ifdef PYPHASE_HAS_baseline
   found.push_back(&baseline::kKernels);
+#endif
 #ifdef PYPHASE_HAS_wide
   found.push_back(&wide::kKernels);
 #endif
@@ -50,6 +54,9 @@ std::vector<const Kernels *> usable() {
 
 const Kernels &choose() {
   const std::vector<const Kernels *> found = usable();
+  if (found.empty()) {  // a build for the sanitizers, which has one set alone
+    throw std::invalid_argument("none of the instruction sets in this build runs here");
+  }
   const char *wanted = std::getenv("PYPHASE_ISA");
   if (!wanted || !*wanted) {
     return *found.front();
