@@ -1,6 +1,7 @@
 """Run the Python blocks of the README; write the pictures that stand below them.
 
 A block that is followed by ``![...](docs/NAME.png)`` leaves its figure in the variable ``figure``.
+What a factorized kernel is has a picture of its own.
 
     python docs/pictures.py          # writes docs/*.png
 """
@@ -12,6 +13,9 @@ import re
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
 _BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n!\[[^\]]*\]\((docs/[^)]+)\))?", re.DOTALL)
@@ -40,6 +44,41 @@ def run(block: Block, namespace: dict[str, Any]) -> None:
     exec(code, namespace)
 
 
+def draw_factorized(k: int = 7) -> Figure:
+    """Draw a row, a column and their outer product as heat maps, with what each costs."""
+    at = np.arange(k) - k // 2
+    column = np.exp(-((at / 2) ** 2))
+    row = -at * np.exp(-((at / 2) ** 2))
+    row /= abs(row).max()
+    figure = Figure(figsize=(7, 3.2), dpi=120, layout="constrained")
+    parts = figure.subplots(1, 5, width_ratios=[k, 1.5, 3, 1.5, k])
+    kernels = {0: row[None], 2: column[:, None], 4: np.outer(column, row)}
+    for index, kernel in kernels.items():
+        high, wide = kernel.shape
+        axes = parts[index]
+        axes.imshow(
+            kernel,
+            cmap="RdBu_r",
+            vmin=-1,
+            vmax=1,
+            extent=(-wide / 2, wide / 2, -high / 2, high / 2),
+        )
+        axes.set(xlim=(-max(wide, 3) / 2, max(wide, 3) / 2), ylim=(-k / 2, k / 2), aspect="equal")
+        axes.vlines(np.arange(1, wide) - wide / 2, -high / 2, high / 2, "white", linewidth=0.5)
+        axes.hlines(np.arange(1, high) - high / 2, -wide / 2, wide / 2, "white", linewidth=0.5)
+        axes.set_title(f"{high} x {wide}")
+        axes.text(0, -k / 2 - 0.2, f"{kernel.size} weights", ha="center", va="top", fontsize=11)
+    for index, sign in ((1, "\u00d7"), (3, "=")):
+        parts[index].text(0, 0, sign, ha="center", va="center", fontsize=22)
+        parts[index].set(xlim=(-1, 1), ylim=(-1, 1))
+    for axes in parts:
+        axes.axis("off")
+    figure.supxlabel(
+        f"products for each pixel and channel: 2k = {2 * k} in place of k\u00b2 = {k * k}"
+    )
+    return figure
+
+
 def main() -> None:
     """Run all blocks in one namespace, as a reader would, and write every picture."""
     namespace: dict[str, Any] = {}
@@ -52,6 +91,8 @@ def main() -> None:
                 namespace["figure"].savefig(ROOT / block.picture)
                 print(block.picture)
         os.chdir(ROOT)
+    draw_factorized().savefig(ROOT / "docs" / "factorized.png")
+    print("docs/factorized.png")
 
 
 if __name__ == "__main__":

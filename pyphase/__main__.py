@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from pyphase import _core
 from pyphase.errors import PhaseError
 from pyphase.plan import Plan
 
@@ -31,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pyphase", description="Training phases for PyTorch.")
+    parser = argparse.ArgumentParser(
+        prog="pyphase", description="Training phases and factorized convolutions for PyTorch."
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
     demo = commands.add_parser("demo", help="train a small network on real images")
     demo.add_argument("--data", metavar="DIR", help="CIFAR-10's batches, or folders of classes")
@@ -89,6 +93,49 @@ def _info(_: argparse.Namespace) -> None:
     print(f"torch    {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"python   {platform.python_version()}, {platform.machine()}")
     print("schedule core: C++ (CPU); no part of it runs on a GPU")
+    print("\n".join(_conv_lines()))
+
+
+def _conv_lines() -> list[str]:
+    """Return what computes the factorized convolutions here, as the kernels themselves tell it."""
+    try:
+        isa = _core.isa()
+    except ValueError as error:  # PYPHASE_ISA names none that runs here
+        raise PhaseError(str(error)) from None
+    source = "as PYPHASE_ISA says" if os.environ.get("PYPHASE_ISA") else "the best that runs here"
+    return [
+        "factorized convolutions:",
+        f"  instruction set  {isa}, {source}",
+        f"  PYPHASE_ISA      may be {', '.join(_core.isas())}",
+        f"  threads          {torch.get_num_threads()}, those of torch",
+        f"  fused kernels    depthwise pairs and sums of them: {_served(groups=4)}",
+        f"                   pairs with one group: {_served(groups=1)}",
+        "  torch's own      all else, since no kernel is there: other groups and types,",
+        "                   torch.func, forward-mode gradients, other devices; and,",
+        "                   unless backend('native') is set, where torch is faster",
+        "  CUDA             no kernel: torch's own convolutions",
+    ]
+
+
+def _served(groups: int) -> str:
+    """Return the types in which a pair of four channels has a fused kernel."""
+    served = [
+        name
+        for name in ("float32", "float64", "bfloat16", "float16")
+        if _core.ConvPair(
+            input_shape=(1, 4, 8, 8),
+            weight1_shape=(4, 4 // groups, 1, 3),
+            weight2_shape=(4, 4 // groups, 3, 1),
+            stride=(1, 1),
+            padding=(1, 1, 1, 1),
+            dilation=(1, 1),
+            groups=(groups, groups),
+            activation="none",
+            dtype=name,
+            channels_last=False,
+        ).kernel
+    ]
+    return "every type" if len(served) == 4 else ", ".join(served) or "no type"
 
 
 def _version() -> str:

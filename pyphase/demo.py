@@ -12,6 +12,7 @@ from torch import nn
 
 from pyphase.apply.state import load_checkpoint
 from pyphase.callbacks import Checkpoint
+from pyphase.conv import FactorizedConv2d
 from pyphase.demo_data import ImageSet, load_images, make_loader
 from pyphase.errors import PhaseError
 from pyphase.learner import Learner, accuracy
@@ -40,9 +41,10 @@ class _Residual(nn.Module):
 
 
 class SmallResNet(nn.Sequential):
-    """Classify images of any size: three stages of (convolution, residual block, pooling).
+    """Classify images of any size: three stages of (convolution, pooling, residual block).
 
-    Input (N, in_channels, H, W) with H, W >= 8; output (N, num_classes).
+    The first convolution, the stem, is 7x7, as a row and a column. Input (N, in_channels, H, W)
+    with H, W >= 8; output (N, num_classes).
     """
 
     def __init__(
@@ -50,8 +52,11 @@ class SmallResNet(nn.Sequential):
     ) -> None:
         layers: list[nn.Module] = []
         for before, width in zip((in_channels, *widths), widths, strict=False):
+            is_stem = not layers
             layers += [
-                nn.Conv2d(before, width, 3, padding=1, bias=False),
+                FactorizedConv2d(before, width, 7, mid_channels=width // 2, bias=False)
+                if is_stem
+                else nn.Conv2d(before, width, 3, padding=1, bias=False),
                 nn.BatchNorm2d(width),
                 nn.ReLU(),
                 nn.MaxPool2d(2),

@@ -11,6 +11,7 @@ from toys import same
 
 from pyphase import PhaseError, Plan, demo
 from pyphase.apply.state import load_checkpoint, save_checkpoint
+from pyphase.conv import FactorizedConv2d
 from pyphase.demo_data import load_images
 
 FILES = ["checkpoint.pt", "history.csv", "lr_find.png", "plan.json", "plan.png"]
@@ -169,6 +170,16 @@ def test_a_checkpoint_of_something_else(few, tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"PK damaged")
     with pytest.raises(PhaseError, match="checkpoint"):
         demo.run_demo(tmp_path, resume=True)
+
+
+def test_the_stem_is_factorized_and_trained(whole):
+    trained = load_checkpoint(whole / "checkpoint.pt")["loop"]["model"]
+    torch.manual_seed(0)
+    fresh = demo.SmallResNet(1, 10)
+    assert isinstance(fresh[0], FactorizedConv2d)
+    assert fresh[0].kernel_size == (7, 7)
+    for name in ("weight1", "weight2"):
+        assert (trained[f"0.{name}"] - getattr(fresh[0], name)).abs().min() > 0
 
 
 @pytest.mark.parametrize("size", [8, 9, 14, 28, 33])

@@ -3,12 +3,13 @@
 import importlib.metadata
 import re
 import sys
+import types
 
 import pytest
 import torch
 
 import pyphase.demo
-from pyphase import DecayType, Plan, TrainingPhase, __main__
+from pyphase import DecayType, Plan, TrainingPhase, __main__, _core
 from pyphase.__main__ import main
 
 
@@ -99,6 +100,48 @@ def test_info(capsys, monkeypatch, installed):
 def test_info_of_this_very_installation(capsys):
     assert main(["info"]) == 0
     fits(capsys.readouterr().out)
+
+
+def test_info_says_what_computes_the_convolutions(capsys, monkeypatch):
+    monkeypatch.delenv("PYPHASE_ISA", raising=False)
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(rf"instruction set +{_core.isa()}, the best that runs here\n", printed)
+    assert re.search(rf"PYPHASE_ISA +may be {', '.join(_core.isas())}\n", printed)
+    assert re.search(rf"threads +{torch.get_num_threads()}, those of torch\n", printed)
+    assert re.search(r"fused kernels +depthwise pairs and sums of them: every type\n", printed)
+    assert re.search(r"pairs with one group: float32\n", printed)
+    assert re.search(r"torch's own +all else", printed)
+    assert re.search(r"CUDA +no kernel: torch's own convolutions\n", printed)
+
+
+def test_info_asks_the_kernels_themselves(capsys, monkeypatch):
+    served = {"float32": "dense", "float16": "dense"}
+
+    def pair(*, dtype, **_):
+        return types.SimpleNamespace(kernel=served.get(dtype, ""))
+
+    monkeypatch.setattr(_core, "ConvPair", pair)
+    monkeypatch.setattr(_core, "isa", lambda: "sse9")
+    monkeypatch.setenv("PYPHASE_ISA", "sse9")
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert "pairs with one group: float32, float16\n" in printed
+    assert "sse9, as PYPHASE_ISA says\n" in printed
+    served.clear()
+    assert main(["info"]) == 0
+    assert "pairs with one group: no type\n" in capsys.readouterr().out
+
+
+def test_info_with_an_instruction_set_that_does_not_run_here(capsys, monkeypatch):
+    def isa():
+        raise ValueError("PYPHASE_ISA (='mmx') must be one of those that run here: sse9")
+
+    monkeypatch.setattr(_core, "isa", isa)
+    assert main(["info"]) == 1
+    printed = capsys.readouterr().err
+    one_line(printed)
+    assert "PYPHASE_ISA (='mmx')" in printed
 
 
 def test_demo_passes_its_arguments_on(monkeypatch, tmp_path):

@@ -42,3 +42,11 @@ def test_first_example_is_short_and_stands_alone(pictures, capsys):
     assert len([line for line in first.code.splitlines() if line.strip()]) <= 12
     pictures.run(first, {})
     assert capsys.readouterr().out.strip()
+
+
+def test_picture_of_a_factorized_kernel(pictures):
+    figure = pictures.draw_factorized(5)
+    row, column, product = (axes.images[0].get_array() for axes in figure.axes[::2])
+    assert (row.shape, column.shape, product.shape) == ((1, 5), (5, 1), (5, 5))
+    assert abs(product - column * row).max() == 0
+    assert "2k = 10 in place of k² = 25" in figure.get_supxlabel()
