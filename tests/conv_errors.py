@@ -7,7 +7,9 @@ For each tensor of a result, the output and every gradient, with the maxima over
 exact: torch's two convolutions in float64, on the same (already rounded) values. torch's: the same
 in the dtype itself. eps: the dtype's distance from 1 to the next number. terms: for each element,
 the sum of the absolute values of the products that it is a sum of: the same convolutions on
-absolute values, in float64, without the activation, none of which makes a number larger. So a
+absolute values, in float64, without the activation, none of which makes a number larger. Where the
+activation is curved, a rounding of the intermediate's own terms changes the slope by the second
+derivative times that, and the products that pass there count so much more in the gradients. So a
 rounding of the largest sum is granted once, since torch's error may be small by luck, and nothing
 else is.
 
@@ -25,6 +27,7 @@ import conv_reference as reference
 import torch
 from conv_reference import Problem
 from torch import Tensor
+from torch.nn import functional
 
 Function = Callable[..., Tensor]
 
@@ -83,10 +86,18 @@ def bound(
 
 def pair_bound(problem: Problem, tensors: Sequence[Tensor | None], grad: Tensor) -> Bound:
     """Return the bound of a pair."""
-    linear = problem._replace(activation="none")
+    x, w1, _, b1, _ = (None if t is None else t.detach().double() for t in tensors)
+    curvature = _curvature(problem.activation, _first(problem, x, w1, b1)).abs()
+
+    def absolute(x: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None, b2: Tensor | None) -> Tensor:
+        terms = _first(problem, x, w1, b1)
+        fixed = terms.detach()
+        curved = terms + (terms - fixed) * curvature * fixed  # its value is that of the terms
+        return _second(problem, curved, w2, b2)
+
     return bound(
         lambda *t: reference.torch_pair(problem, *t),
-        lambda *t: reference.torch_pair(linear, *t),
+        absolute,
         tensors,
         grad,
         _undecided(problem, tensors, grad) if problem.activation == "relu" else None,
@@ -126,6 +137,17 @@ def _undecided(problem: Problem, tensors: Sequence[Tensor | None], grad: Tensor)
         found.append(grad_biases[0])
     if b2 is not None:
         found.append(torch.zeros_like(b2))
+    return found
+
+
+def _curvature(activation: str, mid: Tensor) -> Tensor:
+    """Return the second derivative of an activation; a relu has none, but a kink."""
+    if activation not in ("gelu", "silu"):
+        return torch.zeros_like(mid)
+    leaf = mid.clone().requires_grad_()
+    value = {"gelu": functional.gelu, "silu": functional.silu}[activation](leaf)
+    (slope,) = torch.autograd.grad(value.sum(), leaf, create_graph=True)
+    (found,) = torch.autograd.grad(slope.sum(), leaf)
     return found
 
 
