@@ -168,6 +168,8 @@ DEPTHWISE = [
     *[depthwise("LSKA", 8, c, 56, 5) for c in (32, 64)],
     *[depthwise("LSKA", 8, c, 56, 7, dilation=3) for c in (32, 64)],
     depthwise("GhostNetV2", 16, 120, 14, 5, mid_bias=False),
+    depthwise("strided", 8, 64, 56, 7, stride=2),
+    depthwise("strided", 4, 128, 28, 11, stride=2),
     depthwise("strip", 1, 64, 56, 7, **BFLOAT16, **QUICK),
     depthwise("strip", 1, 256, 28, 7, **BFLOAT16),
     depthwise("SegNeXt-T", 1, 32, 128, 11, **BFLOAT16),

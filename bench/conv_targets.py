@@ -65,6 +65,7 @@ def rows_of(
         problem = row.problem
         return (
             problem.family == family
+            and (family == "dense" or problem.stride == 1)
             and row.task == task
             and layout in ("", row.layout)
             and row.dtype == dtype

@@ -1,4 +1,7 @@
-"""The compiled convolutions themselves: nonsense is refused, memory respected, bits repeat."""
+"""The compiled convolutions themselves: nonsense is refused, memory respected, bits repeat.
+
+Long, since each kind of nonsense is a case of its own, for pairs and for strips.
+"""
 
 from __future__ import annotations
 

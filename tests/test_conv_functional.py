@@ -1,4 +1,7 @@
-"""The factorized convolutions against the numpy oracle, and as functions of torch."""
+"""The factorized convolutions against the numpy oracle, and as functions of torch.
+
+Long, since every option and every way into torch is held for pairs and for sums of strips.
+"""
 
 from __future__ import annotations
 

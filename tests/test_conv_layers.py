@@ -1,4 +1,7 @@
-"""The layers: parameters, options, to and from a dense convolution, and a module's usual life."""
+"""The layers: parameters, options, to and from a dense convolution, and a module's usual life.
+
+Long, since both layers go through all of it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The registered ops: torch's own checks, what compiles and exports, both ways to a gradient."""
+"""The registered ops: torch's own checks, what compiles and exports, both ways to a gradient.
+
+Long, since four ops go through each of torch's machines.
+"""
 
 from __future__ import annotations
 

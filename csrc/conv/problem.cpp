@@ -49,8 +49,6 @@ Activation parse_activation(const std::string &name) {
   throw std::invalid_argument("unknown activation '" + name + "'");
 }
 
-}  // namespace
-
 Scalar parse_scalar(const std::string &dtype) {
   if (dtype == "float32") return Scalar::f32;
   if (dtype == "float64") return Scalar::f64;
@@ -58,6 +56,8 @@ Scalar parse_scalar(const std::string &dtype) {
   if (dtype == "float16") return Scalar::f16;
   throw std::invalid_argument("unknown dtype '" + dtype + "'");
 }
+
+}  // namespace
 
 Pair make_pair(const PairRequest &r) {
   require_shape(r.input, 0);

@@ -51,6 +51,4 @@ struct PairRequest {
 // Throws std::invalid_argument where the sizes don't make a convolution, or overflow.
 Pair make_pair(const PairRequest &request);
 
-Scalar parse_scalar(const std::string &dtype);
-
 }  // namespace pyphase::conv

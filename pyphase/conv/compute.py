@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from pyphase.conv.problem import Layout, PairProblem, StripsProblem, laid_out
-from pyphase.conv.torch_pair import pair_backward, pair_forward
+from pyphase.conv.torch_pair import (
+    pair_backward,
+    pair_forward,
+    strips_backward,
+    strips_forward,
+)
 
 __all__ = [
     "allocate",
@@ -31,7 +36,7 @@ def compute_pair(
     """Return the output of a pair."""
     native = problem.native(backward=False)
     if native is None or not input.numel():
-        output = pair_forward(input, weight1, weight2, bias1, bias2, problem.steps)
+        output = pair_forward(problem.steps, input, weight1, weight2, bias1, bias2)
         return laid_out(output, problem.output)
     (output,) = allocate(input, [problem.output])
     input = input.contiguous(memory_format=problem.format)
@@ -53,11 +58,8 @@ def compute_pair_backward(
     """Return the gradients of input, weights and biases; those not in ``mask`` are empty."""
     native = problem.native(backward=True)
     if native is None or not input.numel():
-        grads = pair_backward(grad_output, input, weight1, weight2, bias1, problem.steps, mask)
-        return [
-            input.new_empty(0) if grad is None else laid_out(grad, layout)
-            for grad, layout in zip(grads, problem.grads, strict=True)
-        ]
+        grads = pair_backward(problem.steps, grad_output, input, weight1, weight2, bias1, mask)
+        return _as_results(grads, problem.grads, mask, input)
     results = allocate(input, problem.grads, mask)
     grad_output = grad_output.contiguous(memory_format=problem.format)
     input = input.contiguous(memory_format=problem.format)
@@ -83,14 +85,8 @@ def compute_strips(
         addresses: Any = (*_four(_addresses(rest)), output.data_ptr())
         native.forward(input.data_ptr(), *addresses)
         return output
-    total = None
-    for i, pair in enumerate(problem.pairs):
-        weight1, weight2 = weights[2 * i : 2 * i + 2]
-        bias1, bias2 = biases[2 * i : 2 * i + 2]
-        output = compute_pair(pair, input, weight1, weight2, bias1, bias2)
-        total = output if total is None else total.add_(output)
-    assert total is not None
-    return total.add_(input) if problem.residual else total
+    args = (problem.pairs, input, weights, biases, problem.residual)
+    return laid_out(strips_forward(compute_pair, *args), problem.output)
 
 
 def compute_strips_backward(
@@ -104,7 +100,9 @@ def compute_strips_backward(
     """Return the gradients of input, weights and biases; those not in ``mask`` are empty."""
     native = problem.native()
     if native is None or not input.numel():
-        return _strip_by_strip(problem, grad_output, input, weights, biases, mask)
+        args = (problem.pairs, grad_output, input, weights, biases, problem.residual, mask)
+        grads = strips_backward(compute_pair_backward, *args)
+        return _as_results(grads, problem.grads, mask, input)
     results = allocate(input, problem.grads, mask)
     grad_output = grad_output.contiguous(memory_format=problem.format)
     input = input.contiguous(memory_format=problem.format)
@@ -116,31 +114,14 @@ def compute_strips_backward(
     return results
 
 
-def _strip_by_strip(
-    problem: StripsProblem,
-    grad_output: Tensor,
-    input: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor | None],
-    mask: Sequence[bool],
+def _as_results(
+    grads: Sequence[Tensor | None], layouts: Sequence[Layout], mask: Sequence[bool], like: Tensor
 ) -> list[Tensor]:
-    mask_weights, mask_biases = mask[1 : 1 + len(weights)], mask[1 + len(weights) :]
-    grad_inputs, grad_weights, grad_biases = [], [], []
-    for i, pair in enumerate(problem.pairs):
-        both = slice(2 * i, 2 * i + 2)
-        weight1, weight2 = weights[both]
-        own = (mask[0], *mask_weights[both], *mask_biases[both])
-        grad, *grads = compute_pair_backward(
-            pair, grad_output, input, weight1, weight2, biases[2 * i], own
-        )
-        grad_inputs.append(grad)
-        grad_weights += grads[:2]
-        grad_biases += grads[2:]
-    grad_input = grad_inputs[0]
-    if mask[0]:
-        for grad in (*grad_inputs[1:], *([grad_output] if problem.residual else [])):
-            grad_input.add_(grad)
-    return [grad_input, *grad_weights, *grad_biases]
+    """Return what an op returns: the very layouts that were promised, and empty for the rest."""
+    return [
+        laid_out(grad, layout) if needed and grad is not None else like.new_empty(0)
+        for grad, layout, needed in zip(grads, layouts, mask, strict=True)
+    ]
 
 
 def allocate(

@@ -179,11 +179,11 @@ def run_pair(
         input, weight1, weight2, bias1, bias2 = tensors  # type: ignore[assignment]
     if _is_transformed():
         problem = PairProblem(input, weight1, weight2, bias1, bias2, options)
-        return pair_forward(input, weight1, weight2, bias1, bias2, problem.steps)
+        return pair_forward(problem.steps, input, weight1, weight2, bias1, bias2)
     problem = pair_problem(input, weight1, weight2, bias1, bias2, options)
     with_grad = torch.is_grad_enabled() and any_requires_grad(tensors)
     if not problem.is_native(with_grad):
-        output = pair_forward(input, weight1, weight2, bias1, bias2, problem.steps)
+        output = pair_forward(problem.steps, input, weight1, weight2, bias1, bias2)
         return laid_out(output, problem.output)
     if with_grad:
         return pair_with_grad(*tensors, *options)
@@ -202,12 +202,13 @@ def run_strips(
         input, weights, biases = autocast((input, weights, biases), input.device.type)
     if _is_transformed():
         steps = StripsProblem(input, weights, biases, residual).steps
-        return strips_forward(input, weights, biases, steps, residual)
+        return strips_forward(pair_forward, steps, input, weights, biases, residual)
     problem = strips_problem(input, weights, biases, residual)
     tensors = (input, *weights, *biases)
     with_grad = torch.is_grad_enabled() and any_requires_grad(tensors)
     if not problem.is_native(with_grad):
-        output = strips_forward(input, weights, biases, problem.steps, residual)
+        steps = problem.steps
+        output = strips_forward(pair_forward, steps, input, weights, biases, residual)
         return laid_out(output, problem.output)
     if with_grad:
         return strips_with_grad(residual, *tensors)

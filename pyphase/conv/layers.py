@@ -1,4 +1,7 @@
-"""Factorized convolutions as layers."""
+"""Factorized convolutions as layers.
+
+Long, since a third of it is docstrings: two classes with all of Conv2d's options.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 In eager mode an autograd.Function outside of the op carries the gradient; the same one, registered
 with the op, is for whoever meets the op in a graph. The intermediate is not saved: the backward op
 computes it again. It is differentiable in its turn, to any order.
+
+Long, since each of the four ops needs the same few functions under torch's names for them.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ def _pair_composite(
     *options: Any,
 ) -> Tensor:
     problem = PairProblem(input, weight1, weight2, bias1, bias2, _options(options))
-    return pair_forward(input, weight1, weight2, bias1, bias2, problem.steps)
+    return pair_forward(problem.steps, input, weight1, weight2, bias1, bias2)
 
 
 def _pair_backward(
@@ -159,7 +161,7 @@ class PairBackwardFunction(torch.autograd.Function):
         def backward(*tensors: Any) -> Sequence[Tensor | None]:
             grad_output, input, weight1, weight2, bias1 = tensors
             return pair_backward(
-                grad_output, input, weight1, weight2, bias1, problem.steps, ctx.mask
+                problem.steps, grad_output, input, weight1, weight2, bias1, ctx.mask
             )
 
         found = _differentiate(backward, ctx.saved_tensors, grads, ctx.mask)
@@ -185,7 +187,7 @@ def _strips_fake(input: Tensor, weights: Any, biases: Any, residual: bool) -> Te
 
 def _strips_composite(input: Tensor, weights: Any, biases: Any, residual: bool) -> Tensor:
     steps = StripsProblem(input, weights, biases, residual).steps
-    return strips_forward(input, weights, biases, steps, residual)
+    return strips_forward(pair_forward, steps, input, weights, biases, residual)
 
 
 def _strips_backward(
@@ -250,8 +252,8 @@ class StripsBackwardFunction(torch.autograd.Function):
         steps = StripsProblem(input, *_halve(rest), ctx.residual).steps
 
         def backward(grad_output: Tensor, input: Tensor, *rest: Any) -> Sequence[Tensor | None]:
-            args = (grad_output, input, *_halve(rest), steps, ctx.residual, ctx.mask)
-            return strips_backward(*args)
+            args = (grad_output, input, *_halve(rest), ctx.residual, ctx.mask)
+            return strips_backward(pair_backward, steps, *args)
 
         return (None, None, *_differentiate(backward, ctx.saved_tensors, grads, ctx.mask))
 

@@ -6,7 +6,7 @@ differentiated again, to any order, and mapped over.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -81,12 +81,12 @@ def _half(options: Options, is_row: bool, groups: int) -> Half:
 
 
 def pair_forward(
+    steps: Steps,
     input: Tensor,
     weight1: Tensor,
     weight2: Tensor,
     bias1: Tensor | None,
     bias2: Tensor | None,
-    steps: Steps,
 ) -> Tensor:
     """Return ``conv2d(act(conv2d(input, weight1, bias1)), weight2, bias2)``."""
     mid = _conv(input, weight1, bias1, steps.first)
@@ -96,12 +96,12 @@ def pair_forward(
 
 
 def pair_backward(
+    steps: Steps,
     grad_output: Tensor,
     input: Tensor,
     weight1: Tensor,
     weight2: Tensor,
     bias1: Tensor | None,
-    steps: Steps,
     mask: Sequence[bool],
 ) -> list[Grad]:
     """Return the gradients of input, weight1, weight2, bias1 and bias2, those in ``mask``."""
@@ -126,18 +126,22 @@ def pair_backward(
 
 
 def strips_forward(
+    forward: Callable[..., Tensor],
+    strips: Sequence[Any],
     input: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None],
-    strips: Sequence[Steps],
     residual: bool,
 ) -> Tensor:
-    """Return the sum of the pairs over the same input, and of the input if ``residual``."""
+    """Return the sum of the pairs over the same input, and of the input if ``residual``.
+
+    ``forward`` computes a pair: :func:`pair_forward`, with the steps of each in ``strips``, or
+    whatever takes the same arguments.
+    """
     outputs = [input] if residual else []
-    for i, steps in enumerate(strips):
-        weight1, weight2 = weights[2 * i : 2 * i + 2]
-        bias1, bias2 = biases[2 * i : 2 * i + 2]
-        outputs.append(pair_forward(input, weight1, weight2, bias1, bias2, steps))
+    for i, strip in enumerate(strips):
+        both = slice(2 * i, 2 * i + 2)
+        outputs.append(forward(strip, input, *weights[both], *biases[both]))
     total, *rest = outputs
     for output in rest:
         total = total + output
@@ -145,27 +149,28 @@ def strips_forward(
 
 
 def strips_backward(
+    backward: Callable[..., Sequence[Grad]],
+    strips: Sequence[Any],
     grad_output: Tensor,
     input: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None],
-    strips: Sequence[Steps],
     residual: bool,
     mask: Sequence[bool],
 ) -> list[Grad]:
-    """Return the gradients of the input, of all weights and of all biases, those in ``mask``."""
+    """Return the gradients of the input, of all weights and of all biases, those in ``mask``.
+
+    ``backward`` is that of a pair: :func:`pair_backward`, or what takes the same arguments.
+    """
     grad_input = grad_output if residual and mask[0] else None
     grad_weights: list[Grad] = []
     grad_biases: list[Grad] = []
     mask_weights, mask_biases = mask[1 : 1 + len(weights)], mask[1 + len(weights) :]
-    for i, steps in enumerate(strips):
-        pair = slice(2 * i, 2 * i + 2)
-        weight1, weight2 = weights[pair]
-        own_mask = (mask[0], *mask_weights[pair], *mask_biases[pair])
-        grad, *grads = pair_backward(
-            grad_output, input, weight1, weight2, biases[2 * i], steps, own_mask
-        )
-        if grad is not None:
+    for i, strip in enumerate(strips):
+        both = slice(2 * i, 2 * i + 2)
+        own_mask = (mask[0], *mask_weights[both], *mask_biases[both])
+        grad, *grads = backward(strip, grad_output, input, *weights[both], biases[2 * i], own_mask)
+        if mask[0] and grad is not None:
             grad_input = grad if grad_input is None else grad_input + grad
         grad_weights += grads[:2]
         grad_biases += grads[2:]

@@ -54,7 +54,7 @@ struct BackwardTiles {
     const std::int64_t vectors = (p.channels + kWidth - 1) / kWidth;
     const std::int64_t line = 64 / static_cast<std::int64_t>(sizeof(S)) / kWidth;
     // Fewer rows at a time, then fewer channels, where a task would not fit L2.
-    const bool squares = p.in.channel != 1 && p.in.column != 1;
+    const bool squares = takes_squares(p.in);
     blocks = p.in.channel == 1 ? smaller(vectors, larger(1, line)) : 1;
     choose_rows(squares ? larger(8, kWidth) : kOutputs, squares);
     if (scratch_size * static_cast<std::int64_t>(sizeof(T)) > kBackwardInL2 && !squares) {
@@ -66,10 +66,7 @@ struct BackwardTiles {
     }
     groups = (vectors + blocks - 1) / blocks;
     tasks = p.batch * groups;
-    together = p.in.channel == 1
-                   ? larger(1, smaller(256 / (pixel * static_cast<std::int64_t>(sizeof(S))),
-                                       tasks / kTasks))
-                   : 1;
+    together = tasks_together<S>(p.in, pixel, tasks);
   }
 
  private:

@@ -29,6 +29,17 @@ constexpr std::int64_t odd_lines(std::int64_t elements) {
   return (lines + 1 - lines % 2) * kLine;
 }
 
+// Whether rows of tiles run down the image's planes, so that a square of floats is transposed.
+inline bool takes_squares(const View &view) { return view.channel != 1 && view.column != 1; }
+
+// Tasks that should go to one thread: those of NHWC whose channels lie side by side in 256 bytes,
+// since what lies next in memory is fetched along.
+template <class S>
+std::int64_t tasks_together(const View &view, std::int64_t pixel, std::int64_t tasks) {
+  const std::int64_t line = 256 / (pixel * static_cast<std::int64_t>(sizeof(S)));
+  return view.channel == 1 ? larger(1, smaller(line, tasks / kTasks)) : 1;
+}
+
 // The inputs that the strips' outputs need along one axis: from output * stride - before to
 // output * stride + after.
 struct Span {
@@ -91,7 +102,7 @@ struct DepthwiseTiles {
     // Planar: unaligned loads of what was just stored would wait, so some rows lie between.
     // Interleaved: a square of floats is transposed at a time; where planes are narrow, rows share
     // it.
-    const bool squares = !kPlanar && p.in.channel != 1 && p.in.column != 1;
+    const bool squares = !kPlanar && takes_squares(p.in);
     const std::int64_t steps = (p.out_height + kOutputs - 1) / kOutputs;
     step = squares ? larger(8, kWidth) : (p.out_height + steps - 1) / larger(steps, 1);
     gathered = kPlanar ? 4 : squares || p.width < 32 ? larger(8, kWidth) : 1;
@@ -104,9 +115,7 @@ struct DepthwiseTiles {
     }
     padded_size = gathered * row_pitch;
     tasks = p.batch * groups * tiles;
-    // NHWC: what lies next in memory is fetched along, so that the same thread should use it.
-    const std::int64_t line = 256 / (pixel * static_cast<std::int64_t>(sizeof(S)));
-    together = p.in.channel == 1 ? larger(1, smaller(line, tasks / kTasks)) : 1;
+    together = tasks_together<S>(p.in, pixel, tasks);
     scratch_size =
         p.count * ring_rows * ring_pitch + step * round_up(out_columns) + padded_size + 2 * kWidth;
     pack_size = (kPlanar ? p.channels : groups * blocks) * weight_size;

@@ -13,8 +13,8 @@ constexpr int kOutputs = 12;
 constexpr int kChunk = 3;
 
 // One line of outputs, and `lines` such lines side by side; all steps in elements.
-//   dst[l][i] = (add ? dst[l][i] : bias) + sum over t of weights[t] * src[l][i * stride + t *
-//   dilation]
+//   dst[l][i] = (add ? dst[l][i] : bias)
+//             + sum over t of weights[t] * src[l][i * stride + t * dilation]
 template <class T>
 struct Pass {
   const T *src;

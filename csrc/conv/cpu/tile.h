@@ -54,8 +54,13 @@ struct Cursor {
 template <class S, class T>
 PYPHASE_INLINE void load_run(S *const *plane, std::int64_t length, Cursor<T> cursor) {
   constexpr int kWidth = kLanes<T>;
-  std::int64_t pixel = 0;
-  for (; pixel + kWidth <= length; pixel += kWidth) {
+  const Cursor<T> start = cursor;
+  for (std::int64_t pixel = 0; pixel < length && length >= kWidth; pixel += kWidth) {
+    if (pixel + kWidth > length) {
+      pixel = length - kWidth;  // the last square overlaps
+      cursor = start;
+      cursor.skip_to(pixel);
+    }
     Vec<T> square[kWidth];
 #pragma GCC unroll 16
     for (int lane = 0; lane < kWidth; ++lane) {
@@ -67,24 +72,7 @@ PYPHASE_INLINE void load_run(S *const *plane, std::int64_t length, Cursor<T> cur
       store(cursor.next(), square[i]);
     }
   }
-  if (pixel < length && length >= kWidth) {  // the last square overlaps
-    Vec<T> square[kWidth];
-#pragma GCC unroll 16
-    for (int lane = 0; lane < kWidth; ++lane) {
-      square[lane] = load(plane[lane] + length - kWidth);
-    }
-    transpose<T>(square);
-    T buffer[kWidth * kWidth];
-#pragma GCC unroll 16
-    for (int i = 0; i < kWidth; ++i) {
-      store(buffer + i * kWidth, square[i]);
-    }
-    for (std::int64_t i = pixel - (length - kWidth); i < kWidth; ++i) {
-      store(cursor.next(), load(buffer + i * kWidth));
-    }
-    return;
-  }
-  for (; pixel < length; ++pixel) {
+  for (std::int64_t pixel = 0; pixel < length && length < kWidth; ++pixel) {
     T *out = cursor.next();
     for (int lane = 0; lane < kWidth; ++lane) {
       out[lane] = load_one(plane[lane] + pixel);
@@ -97,11 +85,8 @@ PYPHASE_INLINE void store_run(S *const *plane, int channels, std::int64_t length
                               Cursor<const T> cursor) {
   constexpr int kWidth = kLanes<T>;
   const Cursor<const T> start = cursor;
-  for (std::int64_t pixel = 0; pixel < length; pixel += kWidth) {
+  for (std::int64_t pixel = 0; pixel < length && length >= kWidth; pixel += kWidth) {
     if (pixel + kWidth > length) {
-      if (length < kWidth) {
-        break;
-      }
       pixel = length - kWidth;  // the last square overlaps
       cursor = start;
       cursor.skip_to(pixel);
