@@ -83,6 +83,10 @@ class DepthwiseForward {
           set_zero(ring(s, next_), (until - next_) * t_.ring_pitch);
         }
         next_ = until;
+      } else if (t_.straight) {
+        const std::int64_t rows = smaller(end, p_.height) - next_;
+        make_straight_rows(next_, rows);
+        next_ += rows;
       } else {
         const std::int64_t rows = smaller(t_.gathered, p_.height - next_);
         const std::int64_t ahead = next_ + larger(kAhead, t_.gathered);
@@ -90,6 +94,24 @@ class DepthwiseForward {
         t_.read(input(next_, rows), padded_ + part_.offset * t_.pixel);
         make_rows(next_, rows);
         next_ += rows;
+      }
+    }
+  }
+
+  // Intermediate rows of all strips, from x itself.
+  void make_straight_rows(std::int64_t row, std::int64_t rows) {
+    if constexpr (kPlanar) {
+      const S *from = x_ + row * p_.in.row + part_.column;
+      const std::int64_t ahead = larger(kAhead * p_.in.row, kAheadPixels);
+      const T *weights = weights_ + kWidth;
+      for (int s = 0; s < p_.count; ++s) {
+        const Axis &first = p_.strips[s].first;
+        T *to = ring(s, row);
+        straight_rows<S>(first.kernel, first.pad)(StraightRows<S>{
+            from, to, p_.in.row, t_.ring_pitch, rows, part_.columns, p_.width - part_.column,
+            part_.column, weights + kWidth, load(weights), ahead});
+        activate(to, rows);
+        weights += t_.strip_size(s);
       }
     }
   }
@@ -102,10 +124,14 @@ class DepthwiseForward {
       T *to = ring(s, row);
       t_.convolve_first(part_, padded_ + (t_.across.before - first.pad) * t_.pixel, to, rows,
                         part_.columns, weights, first);
-      for (std::int64_t i = 0; i < rows && p_.activation != Activation::none; ++i) {
-        activate_row(p_.activation, to + i * t_.ring_pitch, t_.round_up(part_.columns));
-      }
+      activate(to, rows);
       weights += t_.strip_size(s);
+    }
+  }
+
+  void activate(T *row, std::int64_t rows) const {
+    for (std::int64_t i = 0; i < rows && p_.activation != Activation::none; ++i) {
+      activate_row(p_.activation, row + i * t_.ring_pitch, t_.round_up(part_.columns));
     }
   }
 
@@ -114,7 +140,8 @@ class DepthwiseForward {
     for (std::int64_t begin = 0; begin < part_.columns; begin += t_.out_columns) {
       const std::int64_t columns = smaller(t_.out_columns, part_.columns - begin);
       const Window<S> window = output(row, rows, begin, columns);
-      prefetch<1, 3>(window);
+      // Planar: what follows, that is, in the end, the next plane.
+      prefetch<1, 3>(kPlanar ? output(row + t_.step, t_.step, begin, columns) : window);
       if constexpr (kPlanar && std::is_same_v<S, T>) {
         // Straight to y; where the columns are no whole vectors, the last one overlaps.
         const std::int64_t whole = columns / kWidth;

@@ -4,6 +4,7 @@
 #include "../kernels.h"
 #include "passes.h"
 #include "row_pass.h"
+#include "row_straight.h"
 #include "tile.h"
 
 namespace pyphase::conv::PYPHASE_ISA {
@@ -18,8 +19,12 @@ constexpr std::int64_t kOutBytes = 24 * 1024;
 // Tasks that are enough for most machines' threads.
 constexpr std::int64_t kTasks = 4;
 
+// Pixels of small planes that should go to one thread.
+constexpr std::int64_t kPlanesTogether = 16 * 1024;
+
 // Rows of x between the one in work and the one that is prefetched.
 constexpr std::int64_t kAhead = 8;
+constexpr std::int64_t kAheadPixels = 1024;  // at least, where rows are read where they lie
 
 // Rows an odd number of cache lines apart spread over all sets of a cache.
 template <class T>
@@ -32,12 +37,16 @@ constexpr std::int64_t odd_lines(std::int64_t elements) {
 // Whether rows of tiles run down the image's planes, so that a square of floats is transposed.
 inline bool takes_squares(const View &view) { return view.channel != 1 && view.column != 1; }
 
-// Tasks that should go to one thread: those of NHWC whose channels lie side by side in 256 bytes,
-// since what lies next in memory is fetched along.
+// Tasks that should go to one thread, since what lies next in memory is fetched along: those of
+// NHWC whose channels lie side by side in 256 bytes, small planes of NCHW.
 template <class S>
-std::int64_t tasks_together(const View &view, std::int64_t pixel, std::int64_t tasks) {
-  const std::int64_t line = 256 / (pixel * static_cast<std::int64_t>(sizeof(S)));
-  return view.channel == 1 ? larger(1, smaller(line, tasks / kTasks)) : 1;
+std::int64_t tasks_together(const Depthwise &problem, std::int64_t pixel, std::int64_t tasks) {
+  if (problem.in.channel == 1) {
+    const std::int64_t line = 256 / (pixel * static_cast<std::int64_t>(sizeof(S)));
+    return larger(1, smaller(line, tasks / kTasks));
+  }
+  const std::int64_t planes = kPlanesTogether / larger(1, problem.height * problem.width * pixel);
+  return larger(1, smaller(planes, tasks / (4 * kTasks)));
 }
 
 // The inputs that the strips' outputs need along one axis: from output * stride - before to
@@ -90,7 +99,8 @@ struct DepthwiseTiles {
   std::int64_t row_pitch, ring_pitch, ring_rows;
   std::int64_t weight_size = kWidth, padded_size, scratch_size, pack_size, tasks, together;
   bool parallel;
-  bool direct;  // NHWC that needs no conversion: y is written where it lies
+  bool straight;  // planar, and the first convolutions read x where it lies
+  bool direct;    // NHWC that needs no conversion: y is written where it lies
 
   explicit DepthwiseTiles(const Depthwise &p)
       : problem(p),
@@ -105,7 +115,12 @@ struct DepthwiseTiles {
     const bool squares = !kPlanar && takes_squares(p.in);
     const std::int64_t steps = (p.out_height + kOutputs - 1) / kOutputs;
     step = squares ? larger(8, kWidth) : (p.out_height + steps - 1) / larger(steps, 1);
-    gathered = kPlanar ? 4 : squares || p.width < 32 ? larger(8, kWidth) : 1;
+    straight = kPlanar;
+    for (int s = 0; s < p.count; ++s) {
+      const Axis &first = p.strips[s].first;
+      straight = straight && straight_rows<S>(first.kernel, first.pad);
+    }
+    gathered = straight ? 0 : kPlanar ? 4 : squares || p.width < 32 ? larger(8, kWidth) : 1;
     choose_channels(vectors);
     choose_columns();
     std::int64_t taps = 0;
@@ -115,7 +130,7 @@ struct DepthwiseTiles {
     }
     padded_size = gathered * row_pitch;
     tasks = p.batch * groups * tiles;
-    together = tasks_together<S>(p.in, pixel, tasks);
+    together = tasks_together<S>(p, pixel, tasks);
     scratch_size =
         p.count * ring_rows * ring_pitch + step * round_up(out_columns) + padded_size + 2 * kWidth;
     pack_size = (kPlanar ? p.channels : groups * blocks) * weight_size;

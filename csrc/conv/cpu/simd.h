@@ -179,6 +179,25 @@ PYPHASE_INLINE void store_one(S *p, Compute<S> value) {
   }
 }
 
+// The first `count` lanes, which may be none or fewer; the others are zero.
+template <class S>
+PYPHASE_INLINE Vec<Compute<S>> load_part(const S *p, std::int64_t count) {
+  using T = Compute<S>;
+  Vec<T> out{};
+  for (int lane = 0; lane < kLanes<T> && lane < count; ++lane) {
+    out[lane] = load_one(p + lane);
+  }
+  return out;
+}
+
+#ifdef PYPHASE_AVX2
+PYPHASE_INLINE Vec<float> load_part(const float *p, std::int64_t count) {
+  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_maskload_ps(p,
+                            _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lanes));
+}
+#endif
+
 // ---- transposition of a square of vectors ------------------------------------------------------
 
 namespace detail {
@@ -213,6 +232,12 @@ struct Interleave {
   }
 };
 
+// Lanes kShift and up of a and b together.
+template <class T, int kShift>
+struct Shift {
+  static constexpr int at(int lane) { return lane + kShift; }
+};
+
 // Squares of `kSize` vectors, exchanged across the diagonal of a square twice as large.
 template <class T, int kSize>
 PYPHASE_INLINE void exchange(Vec<T> *v) {
@@ -227,6 +252,46 @@ PYPHASE_INLINE void exchange(Vec<T> *v) {
 }
 
 }  // namespace detail
+
+// Two vectors side by side, and what lies across their border.
+template <class T>
+struct Neighbours {
+  Vec<T> a, b;
+  Neighbours() = default;
+  PYPHASE_INLINE Neighbours(Vec<T> first, Vec<T> second) : a(first), b(second) {}
+
+  // Lanes kShift, kShift + 1, ... of both together, 0 < kShift <= lanes.
+  template <int kShift>
+  PYPHASE_INLINE Vec<T> shifted() const {
+    if constexpr (kShift == kLanes<T>) {
+      return b;
+    } else {
+      return detail::shuffle<T, detail::Shift<T, kShift>>(a, b);
+    }
+  }
+};
+
+#ifdef PYPHASE_AVX2
+// GCC takes three instructions for each; two share the vectors' middle.
+template <>
+struct Neighbours<float> {
+  Vec<float> a, b, middle;
+  Neighbours() = default;
+  PYPHASE_INLINE Neighbours(Vec<float> first, Vec<float> second)
+      : a(first), b(second), middle(_mm256_permute2f128_ps(first, second, 0x21)) {}
+
+  template <int kShift>
+  PYPHASE_INLINE Vec<float> shifted() const {
+    if constexpr (kShift % 4 == 0) {
+      return kShift == 0 ? a : kShift == 4 ? middle : b;
+    } else {
+      const __m256i low = _mm256_castps_si256(kShift < 4 ? a : middle);
+      const __m256i high = _mm256_castps_si256(kShift < 4 ? middle : b);
+      return _mm256_castsi256_ps(_mm256_alignr_epi8(high, low, 4 * (kShift % 4)));
+    }
+  }
+};
+#endif
 
 // Squares of 16 bytes at first, with shuffles that stay inside 16 bytes; then ever larger ones.
 template <class T>
