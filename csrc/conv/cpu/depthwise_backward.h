@@ -66,7 +66,7 @@ struct BackwardTiles {
     }
     groups = (vectors + blocks - 1) / blocks;
     tasks = p.batch * groups;
-    together = tasks_together<S>(p.in, pixel, tasks);
+    together = tasks_together<S>(p, pixel, tasks);
   }
 
  private:

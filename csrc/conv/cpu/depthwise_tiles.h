@@ -39,8 +39,8 @@ inline bool takes_squares(const View &view) { return view.channel != 1 && view.c
 
 // Tasks that should go to one thread, since what lies next in memory is fetched along: those of
 // NHWC whose channels lie side by side in 256 bytes, small planes of NCHW.
-template <class S>
-std::int64_t tasks_together(const Depthwise &problem, std::int64_t pixel, std::int64_t tasks) {
+template <class S, class Problem>
+std::int64_t tasks_together(const Problem &problem, std::int64_t pixel, std::int64_t tasks) {
   if (problem.in.channel == 1) {
     const std::int64_t line = 256 / (pixel * static_cast<std::int64_t>(sizeof(S)));
     return larger(1, smaller(line, tasks / kTasks));

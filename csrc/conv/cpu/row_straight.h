@@ -36,6 +36,13 @@ struct Reach {
   static constexpr int kLast = 2 * kSide - 1;
   Neighbours<T> pairs[2 * kSide];
 
+  PYPHASE_INLINE explicit Reach(Vec<T> first) {
+#pragma GCC unroll 8
+    for (int i = 0; i <= kLast; ++i) {
+      pairs[i] = Neighbours<T>(Vec<T>{}, first);
+    }
+  }
+
   PYPHASE_INLINE void append(Vec<T> last) {
 #pragma GCC unroll 8
     for (int i = 0; i < kLast; ++i) {
@@ -93,8 +100,7 @@ __attribute__((noinline)) void straight_rows(const StraightRows<S> &rows) {
       return first + kWidth <= rows.available ? load(from + first)
                                               : load_part(from + first, rows.available - first);
     };
-    Reach<T, kTaps> reach;
-    reach.pairs[reach.kLast] = Neighbours<T>(Vec<T>{}, vector(-kSide));
+    Reach<T, kTaps> reach(vector(-kSide));
 #pragma GCC unroll 8
     for (int i = 1; i < 2 * kSide; ++i) {
       reach.append(vector(i - kSide));
