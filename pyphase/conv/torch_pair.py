@@ -90,7 +90,9 @@ def pair_forward(
 ) -> Tensor:
     """Return ``conv2d(act(conv2d(input, weight1, bias1)), weight2, bias2)``."""
     mid = _conv(input, weight1, bias1, steps.first)
-    if steps.activation != "none":
+    if steps.activation == "relu" and not mid.requires_grad:
+        mid = mid.relu_()
+    elif steps.activation != "none":
         mid = _ACTIVATE[steps.activation](mid)
     return _conv(mid, weight2, bias2, steps.second)
 
