@@ -212,6 +212,58 @@ def test_step_takes_a_step_to_go_to():
         scheduler.step(-1)
 
 
+def test_following_counts_the_optimizers_steps_not_the_calls():
+    whole, optimizer = make(2, momentum=0.9), make(2, momentum=0.9)
+    plain = PhaseScheduler(whole, phases())
+    follows = PhaseScheduler(optimizer, phases(), follow_optimizer=True)
+    for call_step in (0, 1, 3, 0, 2, 1, 1, 0, 5):
+        expected = train(whole, plain, 1)
+        groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+        assert groups == expected[0]
+        optimizer.zero_grad()
+        sum(p.square().sum() for g in optimizer.param_groups for p in g["params"]).backward()
+        optimizer.step()
+        for _ in range(call_step):
+            follows.step()
+        assert (follows.last_epoch, follows.get_last_lr()) == (
+            plain.last_epoch, plain.get_last_lr()
+        )  # fmt: skip
+    follows.step(2)
+    assert [g["lr"] for g in optimizer.param_groups] == list(plain.plan.table("lr", [2])[0]) * 2
+    with pytest.raises(TypeError, match="`follow_optimizer` must be a bool"):
+        PhaseScheduler(optimizer, phases(), follow_optimizer=1)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_following_leaves_out_the_steps_that_a_scaler_skips(fused):
+    optimizer = make(1, torch.optim.AdamW, fused=fused)
+    scheduler = PhaseScheduler(optimizer, phases(), follow_optimizer=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    (param,) = weights_in(optimizer)
+    for count, bad in enumerate([False, True, False], start=1):
+        loss = param.sum() * (float("inf") if bad else 1.0)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        scheduler.step()
+        optimizer.zero_grad()
+        assert scheduler.last_epoch == count - (count > 1)
+
+
+def test_a_copy_follows_its_own_optimizer():
+    optimizer = make()
+    scheduler = PhaseScheduler(optimizer, phases()[:1], follow_optimizer=True)
+    other, other_scheduler = copy.deepcopy((optimizer, scheduler))
+    other.step()
+    assert (scheduler.last_epoch, other_scheduler.last_epoch) == (0, 1)
+
+
+def test_the_count_that_accelerate_keeps_does_not_end_a_plan_early():
+    scheduler = PhaseScheduler(make(momentum=0.9), phases())
+    scheduler._step_count += 100
+    assert scheduler._step_count == scheduler.last_epoch + 1
+
+
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
 def test_copies_go_on_by_themselves(clone):
     optimizer = make(momentum=0.9)

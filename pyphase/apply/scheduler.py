@@ -9,7 +9,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyphase.apply.groups import Groups
-from pyphase.errors import PhaseError, check_number, check_whole, shown
+from pyphase.errors import PhaseError, check_flags, check_number, check_whole, shown
 from pyphase.opt_fn import bound, name_of
 from pyphase.phase import TrainingPhase
 from pyphase.plan import Plan
@@ -32,6 +32,10 @@ class PhaseScheduler(LRScheduler):
         optimizer: the optimizer of the loop.
         phases: a :class:`Plan`, or phases to compile.
         steps_per_epoch: optimizer steps per epoch; not for a Plan, nor for phases in steps.
+        follow_optimizer: count the steps that the optimizer takes, instead of the calls of
+            :meth:`step`, which then does nothing. A loop may call it once for each process, as
+            Accelerate does, or for batches that only accumulate, or for steps that a GradScaler
+            skips. The optimizer's values move right after its step, by a hook on it.
 
     Raises:
         PhaseError: the plan changes the optimizer or the data or has ``on_enter`` (that takes a
@@ -68,6 +72,8 @@ class PhaseScheduler(LRScheduler):
         optimizer: torch.optim.Optimizer,
         phases: Plan | Sequence[TrainingPhase],
         steps_per_epoch: int | Sequence[int] | None = None,
+        *,
+        follow_optimizer: bool = False,
     ) -> None:
         # LRScheduler's constructor is left out on purpose: it wraps optimizer.step, adds keys to
         # the groups and takes a step.
@@ -75,15 +81,17 @@ class PhaseScheduler(LRScheduler):
             raise TypeError(f"`optimizer` must be a torch optimizer, got {shown(optimizer)}")
         if isinstance(phases, Plan) and steps_per_epoch is not None:
             raise PhaseError("`steps_per_epoch` is part of the Plan already")
+        check_flags(follow_optimizer=follow_optimizer)
         self.plan = phases if isinstance(phases, Plan) else Plan(phases, steps_per_epoch)
         _refuse_changes(self.plan)
         _check_optimizer(self.plan, optimizer)
         self.optimizer = optimizer
         self.last_epoch = 0
-        self._step_count = 1
         self._groups = Groups(self.plan, optimizer, range(len(self.plan.phases)))
         self.base_lrs = self.get_last_lr()
         self._set(0)
+        self._follows = follow_optimizer
+        self._hook()
 
     @property
     def total_steps(self) -> int:
@@ -93,8 +101,11 @@ class PhaseScheduler(LRScheduler):
     def step(self, epoch: int | None = None) -> None:
         """Set the values of the next step, or of step ``epoch`` where that is given.
 
-        The name of the argument is LRScheduler's; it counts steps.
+        The name of the argument is LRScheduler's; it counts steps. With ``follow_optimizer`` only a
+        call with a step does anything.
         """
+        if self._follows and epoch is None:
+            return
         step = self.last_epoch + 1 if epoch is None else check_whole("epoch", epoch, least=0)
         try:
             self._write(self.optimizer.param_groups, step)
@@ -103,7 +114,28 @@ class PhaseScheduler(LRScheduler):
                 raise
             self._set(step)  # groups were added since the last step
         self.last_epoch = step
-        self._step_count += 1
+
+    @property
+    def _step_count(self) -> int:  # type: ignore[override]
+        """The count of calls that LRScheduler keeps, here a function of the step.
+
+        Accelerate stops to call a scheduler whose count is past ``total_steps``, and adds to the
+        count for each batch that only accumulates: with 4 of them, a quarter of a plan would run.
+        """
+        return self.last_epoch + 1
+
+    @_step_count.setter
+    def _step_count(self, count: int) -> None:
+        pass
+
+    def _hook(self) -> None:
+        if self._follows:
+            inner: Any = getattr(self.optimizer, "optimizer", self.optimizer)  # Accelerate's
+            inner.register_step_post_hook(self._after_step)
+
+    def _after_step(self, optimizer: Any, *_: Any) -> None:
+        if not skipped_inside(optimizer):
+            self.step(self.last_epoch + 1)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_write"}
@@ -111,6 +143,7 @@ class PhaseScheduler(LRScheduler):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._write = self._groups.fast_write
+        self._hook()  # torch drops the hooks of an optimizer that is copied
 
     def _set(self, step: int) -> None:
         self._groups.write(self.optimizer.param_groups, step)
@@ -130,7 +163,6 @@ class PhaseScheduler(LRScheduler):
         """Return the step counter, the plan as JSON, and the optimizer's own values."""
         return {
             "last_epoch": self.last_epoch,
-            "_step_count": self._step_count,
             "plan": self.plan.to_json(),
             "own": {name: list(own) for name, own in self._groups.own.items()},
         }
@@ -148,7 +180,6 @@ class PhaseScheduler(LRScheduler):
         """
         try:
             step = check_whole("last_epoch", state_dict["last_epoch"], least=0)
-            count = check_whole("_step_count", state_dict["_step_count"], least=0)
             saved, own = state_dict["plan"], state_dict["own"]
         except (KeyError, TypeError) as error:
             raise PhaseError(f"not a state of a PhaseScheduler: {error!r}") from None
@@ -160,7 +191,16 @@ class PhaseScheduler(LRScheduler):
             own = {name: check_own(name, v, self._groups.count) for name, v in own.items()}
             self._groups = Groups(self.plan, self.optimizer, phases, own)
         self._set(step)
-        self.last_epoch, self._step_count = step, count
+        self.last_epoch = step
+
+
+def skipped_inside(optimizer: Any) -> bool:
+    """Tell, within a step hook, whether a fused optimizer skips the step for its GradScaler.
+
+    Other optimizers are not called at all for a step that is skipped.
+    """
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
 
 
 def check_own(name: str, values: list[Any], count: int) -> list[float]:
