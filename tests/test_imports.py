@@ -27,6 +27,7 @@ LAYERS = [
     ["plot", "plot_loss"],
     ["apply", "apply.*"],
     ["callbacks", "interrupt", "learner", "lr_finder", "progress", "record"],
+    ["lightning"],
     ["conv", "conv.*", "nets"],
     ["demo", "demo_data"],
     ["__main__", "__init__"],

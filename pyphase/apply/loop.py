@@ -19,6 +19,7 @@ from pyphase.apply.params import GroupsArg, collect_groups, follow_model
 from pyphase.apply.sources import Sources
 from pyphase.apply.state import get_rng_state, set_rng_state
 from pyphase.errors import PhaseError, check_flags, shown
+from pyphase.lengths import loader_length
 from pyphase.phase import TrainingPhase
 from pyphase.plan import Plan
 
@@ -150,6 +151,26 @@ class PhaseLoop:
         return self._feed.at_epoch_end or changes
 
     @property
+    def steps_on_data(self) -> int:
+        """Number of steps from here until other data takes over, or the plan ends."""
+        last = self.phase_index + 1
+        while last < len(self.plan.phases) and self._sources.same(last - 1, last):
+            last += 1
+        return self.plan.spans[last - 1][1] - self.position
+
+    @property
+    def batches_left(self) -> int | None:
+        """Number of batches until the data's epoch ends, None for data without a length.
+
+        Before the first batch of a phase with other data, it is the length of that data.
+        """
+        index = self.phase_index
+        if self._feed is None or not self._sources.same(self._feed_phase, index):
+            return loader_length(self._sources.train(index))
+        length = self._feed.length
+        return None if length is None else (length - self._feed.batch) or length
+
+    @property
     def valid_data(self) -> Any:
         """The validation loader that came with the data in use, None where none did."""
         return self._sources.valid(self._feed_phase)
@@ -158,12 +179,25 @@ class PhaseLoop:
         if self._has_batch:  # an earlier iterator was left between a batch and its step
             yield self._batch
         while not self.done:
-            self._enter(self.phase_index)
-            self._batch = self.feed.next()
+            self._batch = self.next_batch()
             self._has_batch = True
             if self._stop_div:
                 self._buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
             yield self._batch
+
+    def next_batch(self) -> Any:
+        """Return the next batch; enter its phase first."""
+        self._enter(self.phase_index)
+        return self.feed.next()
+
+    def advance(self) -> None:
+        """Count a step that the optimizer has taken; set the values of the next one.
+
+        Only for a loop that calls the optimizer itself, in place of :meth:`step`.
+        """
+        self.position += 1
+        if self.position >= self.plan.total_steps or self.phase_index == self._entered:
+            self._groups.write(self.optimizer.param_groups, self.position)
 
     def step(self, loss: torch.Tensor | float | None = None) -> bool:
         """Take the optimizer's step for the batch, zero the gradients, set the next values.
@@ -194,9 +228,7 @@ class PhaseLoop:
         taken = self._step_optimizer()
         self.optimizer.zero_grad()
         if taken:
-            self.position += 1
-            if self.position >= self.plan.total_steps or self.phase_index == self._entered:
-                self._groups.write(self.optimizer.param_groups, self.position)
+            self.advance()
         return taken
 
     def _check_loss(self, loss: Any) -> None:

@@ -116,7 +116,7 @@ class PhaseScheduler(LRScheduler):
         self.last_epoch = step
 
     @property
-    def _step_count(self) -> int:  # type: ignore[override]
+    def _step_count(self) -> int:
         """The count of calls that LRScheduler keeps, here a function of the step.
 
         Accelerate stops to call a scheduler whose count is past ``total_steps``, and adds to the
