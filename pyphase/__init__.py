@@ -24,6 +24,7 @@ from pyphase.curves import (
 )
 from pyphase.errors import PhaseError
 from pyphase.learner import Learner, accuracy
+from pyphase.logs import CSVLog, TensorBoardLog
 from pyphase.lr_finder import LRFinderResult, lr_find
 from pyphase.optim import LARS
 from pyphase.overlay import overlay
@@ -47,6 +48,7 @@ from pyphase.recipes import (
 
 __all__ = [
     "LARS",
+    "CSVLog",
     "Callback",
     "Checkpoint",
     "Constant",
@@ -65,6 +67,7 @@ __all__ = [
     "Polynomial",
     "Rex",
     "Table",
+    "TensorBoardLog",
     "TrainingPhase",
     "accuracy",
     "conv",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,15 @@ class History:
         """Set all records."""
         self.steps, self.losses = list(state["steps"]), list(state["losses"])
         self.rows = [dict(row) for row in state["rows"]]
+
+    def _repr_html_(self) -> str:
+        """Return the rows as a table for a notebook."""
+        head = "".join(f"<th>{html.escape(column)}</th>" for column in self.columns)
+        rows = (
+            "".join(f"<td>{html.escape(_cell(row.get(column)))}</td>" for column in self.columns)
+            for row in self.rows
+        )
+        return "".join(["<table>", *(f"<tr>{cells}</tr>" for cells in (head, *rows)), "</table>"])
 
     def __repr__(self) -> str:
         lines = [header_line(self.columns)] if self.rows else ["no epoch yet"]

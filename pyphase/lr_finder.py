@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from pyphase.apply.groups import Groups
 from pyphase.apply.optimizers import build_optimizer
 from pyphase.apply.params import GroupsArg, collect_groups
 from pyphase.apply.snapshot import Snapshot
+from pyphase.bars import open_bar
 from pyphase.curves import check_numbers
 from pyphase.errors import PhaseError, check_flags, check_whole, shown
 from pyphase.lengths import train_part
@@ -198,14 +200,12 @@ class _RangeTest:
 
     def run(self, stop_div: bool, progress: bool) -> tuple[list[float], str | None]:
         """Return the losses of the steps taken, and why they ended early."""
-        from tqdm.auto import tqdm
-
         self.model.train()
         check = DivergenceCheck(patience=self.plan.total_steps // 10)
         losses: list[float] = []
-        steps = range(self.plan.total_steps)
-        with tqdm(steps, "LR range test", leave=False, disable=not progress) as bar:
-            for step in bar:
+        total = self.plan.total_steps
+        with contextlib.closing(open_bar("LR range test", total, enabled=progress)) as bar:
+            for step in range(total):
                 self.groups.write(self.optimizer.param_groups, step)
                 loss = self._backward()
                 reason = check(loss) if stop_div else None
@@ -213,6 +213,7 @@ class _RangeTest:
                     return losses, reason
                 losses.append(loss)
                 self.optimizer.step()
+                bar.update()
         return losses, None
 
     def _backward(self) -> float:

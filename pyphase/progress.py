@@ -6,6 +6,7 @@ from typing import Any
 
 from pyphase.apply.divergence import SmoothedLoss
 from pyphase.apply.loop import PhaseLoop
+from pyphase.bars import open_bar
 from pyphase.history import header_line, row_line
 
 __all__ = ["Progress"]
@@ -13,7 +14,6 @@ __all__ = ["Progress"]
 # In 80 columns, a label of that length leaves some for the bar itself.
 _LABEL = 20
 _BETA = 0.9  # of the loss that is shown
-_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
 class Progress:
@@ -64,21 +64,12 @@ class Progress:
             print(text, flush=True)
 
     def _open(self, loop: PhaseLoop) -> None:
-        from tqdm.auto import tqdm
-
         done = loop.feed.batch - 1
         left = self.end - loop.position + 1
         total = done + left if loop.feed.length is None else min(loop.feed.length, done + left)
         name = loop.phase.name
         label = f"phase {loop.phase_index}" + ("" if name is None else f" {name}")
-        self._bar = tqdm(
-            desc=label[:_LABEL],
-            initial=done,
-            total=total,
-            leave=False,
-            dynamic_ncols=True,
-            bar_format=_FORMAT,
-        )
+        self._bar = open_bar(label[:_LABEL], total, done)
         self._smoothed = SmoothedLoss(_BETA)
 
     def _close(self) -> None:

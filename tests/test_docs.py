@@ -28,7 +28,8 @@ PUBLIC = {
     for name in module.__all__
     if not inspect.ismodule(getattr(module, name))
 }
-WITHOUT_EXAMPLE = {"Callback", "Checkpoint", "DecayType", "LRFinderResult", "accuracy"}
+WITHOUT_EXAMPLE = {"CSVLog", "Callback", "Checkpoint", "DecayType", "LRFinderResult"}
+WITHOUT_EXAMPLE |= {"TensorBoardLog", "accuracy"}
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLIC if "Error" not in name])

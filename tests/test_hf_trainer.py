@@ -4,8 +4,8 @@ import pytest
 import torch
 import transformers
 from digits import loss_of, network, plain_loop, samples, values_in
-from toys import same
 from torch.utils.data import DataLoader
+from toys import same
 
 from pyphase import PhaseScheduler, Plan, one_cycle
 

@@ -9,6 +9,7 @@ import tqdm.auto
 from torch import nn
 from training import loader, net, plain, seed_all
 
+import pyphase.bars
 from pyphase import Callback, Learner, TrainingPhase
 
 mse = nn.functional.mse_loss
@@ -39,6 +40,7 @@ def terminal(monkeypatch):
             super().__init__(*args, **kwargs)
 
     monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
+    monkeypatch.setattr(pyphase.bars, "redraws", lambda: True)
     return shown
 
 
