@@ -56,7 +56,6 @@ def test_a_log_file_has_whole_lines(monkeypatch, capsys):
     log = io.StringIO()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", log)
-        patch.setattr("pyphase.bars._INTERVAL", 0.0)
         fit()
     assert log.getvalue() == ""  # nothing to say within half a minute
     assert len(capsys.readouterr().out.splitlines()) == 3
