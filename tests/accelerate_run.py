@@ -1,6 +1,6 @@
 """What each process of tests/test_accelerate.py trains; writes its values and weights to a file.
 
-python accelerate_run.py OUT FOLLOW ACCUMULATE (alone, or under torch.distributed.run)
+python accelerate_run.py OUT (alone, or under torch.distributed.run): OUT.0, OUT.1 for the processes
 """
 
 import sys
@@ -47,7 +47,7 @@ def train(follow, accumulate=1, stop=None, checkpoint=None):
 
 
 if __name__ == "__main__":
-    out, follow, accumulate = sys.argv[1:]
-    accelerator, result = train(follow == "True", int(accumulate))
-    torch.save(result, f"{out}.{accelerator.process_index}")
+    accelerator, followed = train(follow=True)
+    _, called = train(follow=False)
+    torch.save([followed, called], f"{sys.argv[1]}.{accelerator.process_index}")
     accelerator.end_training()

@@ -58,9 +58,9 @@ def test_a_saved_state_goes_on(tmp_path, forget):
     same(dict(result["weights"]), dict(model.state_dict()))
 
 
-def two_processes(tmp_path, follow):
+def two_processes(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--standalone", HERE / "accelerate_run.py", tmp_path / "out", str(follow), "1"]
+    command += ["--standalone", HERE / "accelerate_run.py", tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return [torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in range(2)]
@@ -77,8 +77,11 @@ def test_two_processes_step_once(tmp_path):
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
-    for result in two_processes(tmp_path, follow=True):
+    for result, called in two_processes(tmp_path):
         assert result["seen"] == expected
         assert result["step"] == 8
         for name, weight in model.state_dict().items():
             torch.testing.assert_close(result["weights"][name], weight)
+        # A scheduler that counts calls is stepped once for each process.
+        rates = [values[0]["lr"] for values in called["seen"]]
+        assert rates == [PLAN.values_at(2 * step)["lr"] for step in range(8)]
