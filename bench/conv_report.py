@@ -40,7 +40,21 @@ def print_rows(rows: list[Row]) -> None:
         print("".join(f"{HEADINGS[name]:>6}" for name in others))
         for row in some:
             print_row(row, others)
+        print(means_line(some))
         print(errors_line(some), flush=True)
+
+
+def means_line(rows: list[Row]) -> str:
+    """Say what a contestant does over all rows of a table: geometric mean, least and most."""
+
+    def found(name: str) -> str:
+        ratios = [row.ratio(name) for row in rows if name in row.timings and not row.starred]
+        if not ratios:
+            return f"{name} -"
+        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+        return f"{name} {times(mean)} ({times(min(ratios))} to {times(max(ratios))})"
+
+    return f"geometric mean (least to most): {found('native')}; {found('auto')}"
 
 
 def print_row(row: Row, others: list[str]) -> None:
