@@ -10,6 +10,7 @@ import torch  # noqa: F401  (first, so that one OpenMP pool serves torch and the
 from pyphase import conv
 from pyphase.apply.loop import PhaseLoop
 from pyphase.apply.scheduler import PhaseScheduler
+from pyphase.apply.sharded import load_sharded, save_sharded
 from pyphase.callbacks import Callback, Checkpoint
 from pyphase.curves import (
     Constant,
@@ -74,6 +75,7 @@ __all__ = [
     "cyclical",
     "flat_cosine",
     "inverse_sqrt",
+    "load_sharded",
     "lr_find",
     "lr_range_test",
     "one_cycle",
@@ -82,6 +84,7 @@ __all__ = [
     "phases_sgdr",
     "polynomial_decay",
     "rex",
+    "save_sharded",
     "step_decay",
     "warmup_cosine",
     "warmup_linear",

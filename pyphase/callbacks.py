@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyphase.apply.state import save_checkpoint
+from pyphase.apply.ranks import rank, world_size
+from pyphase.apply.sharded import save_sharded
+from pyphase.apply.state import remove_leftovers, save_checkpoint
 from pyphase.errors import PhaseError, check_whole, shown
 
 if TYPE_CHECKING:
@@ -41,18 +43,33 @@ class Checkpoint(Callback):
     """Keep the file ``path`` up to date, written whole or not at all.
 
     It is written at the end of each epoch, at the end of the fit, and when the fit is interrupted
-    or stopped; not where a step was cut off half way, which leaves the file as it was.
+    or stopped; not where an optimizer step was cut off half way, which leaves the file as it was.
+
+    With several processes (torch.distributed), ``path`` is a folder that
+    :func:`pyphase.save_sharded` writes to, each process its part; it is left as it was when a fit
+    fails or is interrupted at once, since the others may not come to the same point.
 
     Args:
         path: the file; its folder must exist.
         every: also write it every so many steps, >= 1.
+
+    Raises:
+        PhaseError: the folder isn't there, or can't be written to.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, every: int | None = None) -> None:
         self.path = Path(path)
         if not self.path.parent.is_dir():
             raise PhaseError(f"`path` (={shown(str(path))}) must be in a folder that exists")
+        if not os.access(self.path.parent, os.W_OK):
+            raise PhaseError(
+                f"`path` (={shown(str(path))}) is in a folder that can't be written to"
+            )
         self.every = None if every is None else check_whole("every", every)
+
+    def on_train_begin(self, learn: Learner) -> None:
+        if rank() == 0:
+            remove_leftovers(self.path)
 
     def on_step_end(self, learn: Learner) -> None:
         if self.every is not None and learn.loop.position % self.every == 0:
@@ -65,5 +82,8 @@ class Checkpoint(Callback):
         self._save(learn)
 
     def _save(self, learn: Learner) -> None:
-        if not learn.in_step:  # otherwise the weights may be half updated
+        if world_size() > 1:
+            if not learn.failed:
+                save_sharded(learn, self.path)
+        elif not learn.in_step:  # otherwise the weights may be half updated
             save_checkpoint(self.path, learn.state_dict())

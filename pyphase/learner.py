@@ -17,6 +17,8 @@ from pyphase.apply.batch import run_batch
 from pyphase.apply.data import generators
 from pyphase.apply.loop import PhaseLoop
 from pyphase.apply.params import GroupsArg
+from pyphase.apply.ranks import any_rank, rank, sum_of_ranks
+from pyphase.apply.sharded import load_sharded
 from pyphase.apply.state import get_rng_state, load_checkpoint, save_checkpoint, set_rng_state
 from pyphase.callbacks import Callback
 from pyphase.cut import cut_position
@@ -32,6 +34,7 @@ from pyphase.record import Record
 
 __all__ = ["Learner", "accuracy"]
 
+_OPTIONS = {"scaler", "accumulate", "clip_grad_norm", "prefetch"}
 Metric = Callable[[torch.Tensor, torch.Tensor], Any]
 
 
@@ -50,12 +53,19 @@ class Learner:
         loss_fn: ``loss_fn(model(*inputs), target)``, a scalar mean over the batch.
         metrics: functions like ``loss_fn``, averaged over the validation samples.
         groups: parameter groups, as for :class:`PhaseLoop` (discriminative rates).
-        progress: show progress bars and a table of results.
+        progress: show progress bars and a table of results (in the first process, of several).
+        autocast: run model and loss in this dtype (``torch.bfloat16``) by ``torch.autocast``.
+        options: further arguments of :class:`PhaseLoop`: ``scaler``, ``accumulate``,
+            ``clip_grad_norm``, ``prefetch``.
+
+    Under torch.distributed, results are means over all processes, weighted by samples.
 
     Attributes:
         loop: the :class:`PhaseLoop` of the running or last fit.
         sched: the :class:`pyphase.record.Record` of the last fit or LR range test.
-        in_step: whether a step is under way, or was cut off: weights may be half updated.
+        in_step: whether an optimizer step is under way, or was cut off: weights may be half
+            updated.
+        failed: whether the fit is under way, or ended by an error.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -83,6 +93,8 @@ class Learner:
         *,
         groups: GroupsArg = None,
         progress: bool = True,
+        autocast: torch.dtype | None = None,
+        **options: Any,
     ) -> None:
         if not isinstance(model, torch.nn.Module):
             raise TypeError(f"`model` must be a torch.nn.Module, got {shown(model)}")
@@ -97,11 +109,21 @@ class Learner:
             raise PhaseError(f"`metrics` need names of their own, got {names[5:]}")
         self.model, self.data, self.loss_fn = model, data, loss_fn
         self.metrics, self.groups = tuple(metrics), groups
-        self.progress = progress
+        self.progress = progress and rank() == 0
+        if autocast is not None and not isinstance(autocast, torch.dtype):
+            raise TypeError(f"`autocast` must be a torch.dtype, got {shown(autocast)}")
+        if unknown := options.keys() - _OPTIONS:
+            raise TypeError(f"`options` must be of {sorted(_OPTIONS)}, got {sorted(unknown)}")
+        self.autocast, self.options = autocast, options
+        self.failed = False
         self._loop: PhaseLoop | None = None
         self._sched: Record | None = None
         self._valid_step = 0
-        self.in_step = False
+
+    @property
+    def in_step(self) -> bool:
+        """Whether an optimizer step is under way, or was cut off."""
+        return self._loop is not None and self._loop.updating
 
     @property
     def loop(self) -> PhaseLoop:
@@ -146,16 +168,19 @@ class Learner:
         """
         callbacks = _check_callbacks(callbacks)
         data: Any = self.data if data_list is None else list(data_list)
-        loop = PhaseLoop(self.model, phases, data, groups=self.groups, stop_div=stop_div)
+        loop = PhaseLoop(
+            self.model, phases, data, groups=self.groups, stop_div=stop_div, **self.options
+        )
         end = cut_position(loop.plan, cut)
         self._loop, self._sched, self._valid_step = loop, Record(loop.plan), 0
-        self.in_step = False
         if resume is not None:
-            self._resume(resume if isinstance(resume, dict) else load_checkpoint(resume))
+            self._resume(resume)
         with DeferredInterrupt() as interrupt, Progress(self.progress, end) as bar:
+            self.failed = True
             try:
                 _call(callbacks, "on_train_begin", self)
                 self._train(end, callbacks, interrupt, bar)
+                self.failed = False
             finally:
                 _call(callbacks, "on_train_end", self)
         if interrupt.pending:
@@ -179,19 +204,18 @@ class Learner:
                 last_phase = loop.phase_index
                 _call(callbacks, "on_phase_begin", self)
             self.model.train()
-            output, target = run_batch(self.model, batch)
-            loss = self.loss_fn(output, target)
+            with self._autocast():
+                output, target = run_batch(self.model, batch)
+                loss = self.loss_fn(output, target)
             step = loop.position
-            self.in_step = True  # and so it stays if the step is cut off
-            taken = loop.step(loss)
-            self.in_step = False
-            if taken:
+            if loop.step(loss):
                 history.add_step(step, float(loss.detach()))
                 bar.advance(loop, history.losses[-1])
                 _call(callbacks, "on_step_end", self)
             if loop.stopped is not None:
                 bar.say(loop.stopped)
-            if interrupt.pending:
+            if any_rank(interrupt.pending):
+                interrupt.pending = True
                 break
             self._end_epoch(end, callbacks, bar)
             if loop.position >= end:
@@ -235,11 +259,12 @@ class Learner:
         try:
             with torch.no_grad():
                 for batch in data:
-                    output, target = run_batch(self.model, batch)
+                    with self._autocast():
+                        output, target = run_batch(self.model, batch)
+                        found = {name: float(f(output, target)) for name, f in functions.items()}
                     size = len(target)
                     count += size
-                    for name, function in functions.items():
-                        totals[name] += size * float(function(output, target))
+                    totals = {name: totals[name] + size * value for name, value in found.items()}
         finally:
             for module, training in modes:
                 module.training = training
@@ -248,7 +273,12 @@ class Learner:
                 generator.set_state(state)
         if count == 0:
             raise PhaseError(f"the validation data (={shown(data)}) holds no sample")
-        return {name: total / count for name, total in totals.items()}
+        *sums, count_of_all = sum_of_ranks([*totals.values(), count])
+        return {name: total / count_of_all for name, total in zip(totals, sums, strict=True)}
+
+    def _autocast(self) -> torch.autocast:
+        device = next((param.device.type for param in self.model.parameters()), "cpu")
+        return torch.autocast(device, dtype=self.autocast, enabled=self.autocast is not None)
 
     def lr_find(self, **arguments: Any) -> LRFinderResult:
         """Run :func:`pyphase.lr_find` on this model and data; ``learn.sched.plot()`` shows it."""
@@ -272,14 +302,26 @@ class Learner:
             "valid_step": self._valid_step,
         }
 
-    def _resume(self, state: dict[str, Any]) -> None:
+    def _resume(self, resume: str | os.PathLike[str] | dict[str, Any]) -> None:
+        if not isinstance(resume, dict):
+            if os.path.isdir(resume):
+                load_sharded(self, resume)
+                return
+            resume = load_checkpoint(resume)
+        # torch's optimizers go on with the tensors that they load: the caller keeps his own.
+        self.load_state_dict({**resume, "loop": copy.deepcopy(resume.get("loop"))})
+
+    def load_state_dict(self, state: dict[str, Any], **options: Any) -> None:
+        """Load a :meth:`state_dict` into the fit that begins: what ``resume`` does.
+
+        ``options`` go to :meth:`PhaseLoop.load_state_dict`.
+        """
         parts = {"loop": dict, "history": dict, "valid_step": int}
         if state.get("pyphase") != "learner 1" or not all(
             isinstance(state.get(name), kind) for name, kind in parts.items()
         ):
             raise PhaseError("not a state of a Learner's fit")
-        # torch's optimizers go on with the tensors that they load: the caller keeps his own.
-        self.loop.load_state_dict(copy.deepcopy(state["loop"]))
+        self.loop.load_state_dict(state["loop"], **options)
         self.sched.history.load_state_dict(state["history"])
         self._valid_step = state["valid_step"]
 

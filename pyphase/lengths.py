@@ -44,10 +44,13 @@ def phase_lengths(
     return lengths
 
 
-def epoch_sizes(phases: Sequence[TrainingPhase], given: Any) -> tuple[int | None, ...]:
-    """Return the steps per epoch of each phase: its loader's length, else what was given."""
+def epoch_sizes(
+    phases: Sequence[TrainingPhase], given: Any, accumulate: int = 1
+) -> tuple[int | None, ...]:
+    """Return the steps per epoch of each phase: those of its loader, else what was given."""
     sizes = _one_per_phase("steps_per_epoch", given, phases)
-    known = [loader_length(phase.data) for phase in phases]
+    batches = [loader_length(phase.data) for phase in phases]
+    known = [None if count is None else -(-count // accumulate) for count in batches]
     return tuple(size if found is None else found for found, size in zip(known, sizes, strict=True))
 
 

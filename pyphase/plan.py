@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ class Plan:
             first use). Not needed for phases with a length in steps or samples, or whose ``data``
             is a loader with a length.
         batch_size: as ``steps_per_epoch``; only for phases with a length in ``samples``.
+        accumulate: batches per step, >= 1. A loader of n batches has ceil(n / accumulate) steps,
+            the last of them with fewer batches; a given ``steps_per_epoch`` counts steps already.
 
     Raises:
         PhaseError: a length is unknown, a phase comes out with no step, or two values name
@@ -61,11 +64,15 @@ class Plan:
         phases: Sequence[TrainingPhase],
         steps_per_epoch: int | Sequence[int] | None = None,
         batch_size: int | Sequence[int] | None = None,
+        *,
+        accumulate: int = 1,
     ) -> None:
         self.phases = check_phases(phases)
-        self.steps_per_epoch = epoch_sizes(self.phases, steps_per_epoch)
+        self.accumulate = check_whole("accumulate", accumulate)
+        self.steps_per_epoch = epoch_sizes(self.phases, steps_per_epoch, self.accumulate)
         self.batch_sizes = batch_sizes(self.phases, batch_size)
-        lengths = phase_lengths(self.phases, self.steps_per_epoch, self.batch_sizes)
+        samples = [None if size is None else size * self.accumulate for size in self.batch_sizes]
+        lengths = phase_lengths(self.phases, self.steps_per_epoch, samples)
         if not sum(lengths) < 2**53:
             raise PhaseError(
                 f"the plan has {sum(lengths):.6g} steps; it must have fewer than 2**53"
@@ -224,7 +231,8 @@ class Plan:
         return plan_text.render(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Plan, (self.phases, self.steps_per_epoch, self.batch_sizes)
+        make = functools.partial(Plan, accumulate=self.accumulate)
+        return make, (self.phases, self.steps_per_epoch, self.batch_sizes)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
         return self

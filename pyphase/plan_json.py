@@ -109,6 +109,12 @@ def _curve_of(plan: Plan, index: int, name: str) -> curves.Curve | None:
     return plan.phases[index].tracks.get(key)
 
 
+def _step_size(plan: Plan, index: int) -> int | None:
+    """Return the samples of one step of a phase."""
+    size = plan.batch_sizes[index]
+    return None if size is None else size * plan.accumulate
+
+
 def _records(plan: Plan) -> list[dict[str, Any]]:
     records = []
     for index, phase in enumerate(plan.phases):
@@ -124,7 +130,7 @@ def _records(plan: Plan) -> list[dict[str, Any]]:
                 "end": end,
                 "length": {n: getattr(phase, n) for n in _LENGTHS if getattr(phase, n) is not None},
                 "steps_per_epoch": plan.steps_per_epoch[index],
-                "batch_size": plan.batch_sizes[index],
+                "batch_size": _step_size(plan, index),
                 "optimizer": _write_opt_fn(phase.opt_fn),
                 "opt_state": phase.opt_state,
                 "wd_loss": phase.wd_loss,

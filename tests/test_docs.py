@@ -29,7 +29,7 @@ PUBLIC = {
     if not inspect.ismodule(getattr(module, name))
 }
 WITHOUT_EXAMPLE = {"CSVLog", "Callback", "Checkpoint", "DecayType", "LRFinderResult"}
-WITHOUT_EXAMPLE |= {"TensorBoardLog", "accuracy"}
+WITHOUT_EXAMPLE |= {"TensorBoardLog", "accuracy", "load_sharded"}
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLIC if "Error" not in name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,14 +12,15 @@ from pyphase.apply.state import get_rng_state, set_rng_state
 from pyphase.errors import PhaseError, shown
 from pyphase.lengths import loader_length
 
-__all__ = ["Feed", "generators"]
+__all__ = ["Feed", "generators", "loader_state", "set_loader_state"]
 
 
 class Feed:
     """Iterate a loader without end; remember the epoch and the batch within it.
 
-    The position is saved as the state of the generators at the start of the epoch and the number
-    of batches taken since: going back draws the same order again and leaves these batches out.
+    The position is saved as the state of generators and samplers at the start of the epoch and the
+    number of batches taken since: going back draws the same order again and leaves these batches
+    out.
 
     Args:
         loader: anything that can be iterated once per epoch.
@@ -32,20 +34,31 @@ class Feed:
         self.length = loader_length(loader)
         self._start: dict[str, Any] | None = None
         self._batches: Iterator[Any] | None = None
-        self._held: list[Any] = []  # the batch that is given again after loading
 
     @property
     def at_epoch_end(self) -> bool:
         """Whether the last batch of an epoch was the last one given (known lengths only)."""
         return self.batch > 0 and self.batch == self.length
 
-    def next(self) -> Any:
-        """Return the next batch; start the next epoch where one has ended."""
-        if self._held:
-            self.batch += 1
-            return self._held.pop()
+    @property
+    def epoch_left(self) -> float:
+        """Number of batches that this epoch still has; infinite where the length isn't known."""
+        return float("inf") if self.length is None else self.length - self.batch
+
+    def begin(self) -> None:
+        """Start the first epoch, if it isn't yet: worker processes begin to load."""
         if self._batches is None:
             self._begin_epoch()
+
+    def close(self) -> None:
+        """End the worker processes, also those that a loader keeps for its next epoch."""
+        self._batches = None
+        if getattr(self.loader, "_iterator", None) is not None:
+            self.loader._iterator = None  # their owner: they end with it
+
+    def next(self) -> Any:
+        """Return the next batch; start the next epoch where one has ended."""
+        self.begin()
         assert self._batches is not None
         try:
             batch = next(self._batches)
@@ -67,20 +80,20 @@ class Feed:
             set_epoch = getattr(part, "set_epoch", None)
             if set_epoch is not None:
                 set_epoch(self.epoch)
-        own = [generator.get_state() for generator in generators(self.loader)]
+        own = loader_state(self.loader)
         # A loader with persistent workers draws differently once it has its iterator.
         used = getattr(self.loader, "_iterator", None) is not None
         self._start = {"rng": get_rng_state(), "own": own, "used": used}
         self._batches = iter(self.loader)
         self.batch = 0
 
-    def state_dict(self, *, pending: bool = False) -> dict[str, Any]:
-        """Return the position: after the last batch, or before it while it is ``pending``."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position after the last batch."""
         return {
             "epoch": self.epoch,
             "batch": self.batch,
-            "pending": pending,
             "start": self._start,
+            "own": loader_state(self.loader),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -88,26 +101,36 @@ class Feed:
         self.epoch, taken, start = state["epoch"], state["batch"], state["start"]
         self._batches = None
         if start is None:
+            set_loader_state(self.loader, state["own"])
             return
         if start["used"] and getattr(self.loader, "_iterator", None) is None:
             iter(self.loader)
         set_rng_state(start["rng"])
-        for generator, own in zip(generators(self.loader), start["own"], strict=True):
-            generator.set_state(own)
+        set_loader_state(self.loader, start["own"])
         self._begin_epoch()
-        batch = None
         while self.batch < taken:
             assert self._batches is not None
-            batch = next(self._batches, self)
-            if batch is self:
+            if next(self._batches, self) is self:
                 raise PhaseError(
                     f"`data` (={shown(self.loader)}) ended after {self.batch} batches, but the "
                     f"saved position is after {taken}: it is not the data of the saved run"
                 )
             self.batch += 1
-        if state["pending"]:
-            self.batch -= 1
-            self._held = [batch]
+
+
+def loader_state(loader: Any) -> list[Any]:
+    """Return what decides a loader's order: its own generators, and samplers that have a state."""
+    states: list[Any] = [generator.get_state() for generator in generators(loader)]
+    return states + [copy.deepcopy(sampler.state_dict()) for sampler in _stateful(loader)]
+
+
+def set_loader_state(loader: Any, states: list[Any]) -> None:
+    """Set back what :func:`loader_state` returned."""
+    own = generators(loader)
+    for generator, state in zip(own, states[: len(own)], strict=True):
+        generator.set_state(state)
+    for sampler, state in zip(_stateful(loader), states[len(own) :], strict=True):
+        sampler.load_state_dict(copy.deepcopy(state))
 
 
 def generators(loader: Any) -> list[torch.Generator]:
@@ -115,6 +138,12 @@ def generators(loader: Any) -> list[torch.Generator]:
     found = [getattr(part, "generator", None) for part in _parts(loader)]
     own = {id(g): g for g in found if isinstance(g, torch.Generator)}
     return list(own.values())
+
+
+def _stateful(loader: Any) -> list[Any]:
+    """Return the samplers whose state can be saved and loaded."""
+    samplers = _parts(loader)[1:]
+    return [s for s in samplers if hasattr(s, "state_dict") and hasattr(s, "load_state_dict")]
 
 
 def _parts(loader: Any) -> list[Any]:

@@ -5,20 +5,23 @@ Stepping, entering phases, saving and loading share one state, so they stand in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
+from pyphase.apply.before import Before
 from pyphase.apply.data import Feed
 from pyphase.apply.divergence import DivergenceCheck
+from pyphase.apply.gradients import average_gradients, check_clip, clip_gradients
 from pyphase.apply.groups import Groups
 from pyphase.apply.optimizers import build_optimizer, carry_state, check_carry
 from pyphase.apply.params import GroupsArg, collect_groups, follow_model
+from pyphase.apply.ranks import mean_of_ranks
 from pyphase.apply.sources import Sources
 from pyphase.apply.state import get_rng_state, set_rng_state
-from pyphase.errors import PhaseError, check_flags, shown
+from pyphase.errors import PhaseError, check_flags, check_whole, shown
 from pyphase.lengths import loader_length
 from pyphase.phase import TrainingPhase
 from pyphase.plan import Plan
@@ -47,6 +50,12 @@ class PhaseLoop:
         stop_div: stop on a non-finite loss, or on a smoothed loss of over 4 times the best of the
             phase (see :class:`pyphase.apply.divergence.DivergenceCheck`). The step is not taken.
         scaler: a ``torch.amp.GradScaler``; a step that it skips doesn't advance the plan.
+        accumulate: batches per optimizer step, >= 1. Their gradients are averaged (don't divide
+            the loss); the last step of an epoch takes what is left. Steps are optimizer steps.
+        clip_grad_norm: the largest norm of the gradients of all parameters, > 0; None: any.
+        prefetch: so many steps, >= 0, before other data takes over, its worker processes start,
+            so that its first batch is ready in time. Data starts at the border where ``on_enter``
+            comes before it, or where a function makes it only then (see ``data``).
 
     Attributes:
         optimizer: the optimizer in use.
@@ -54,6 +63,8 @@ class PhaseLoop:
         plan: the :class:`Plan`.
         position: number of optimizer steps taken.
         stopped: why the loop stopped before the end of its plan, None while it didn't.
+        updating: whether an optimizer step is under way, or was cut off: weights may be half
+            updated.
 
     Raises:
         PhaseError: the plan doesn't fit the data, the optimizers or the model.
@@ -89,6 +100,9 @@ class PhaseLoop:
         groups: GroupsArg = None,
         stop_div: bool = False,
         scaler: torch.amp.GradScaler | None = None,
+        accumulate: int = 1,
+        clip_grad_norm: float | None = None,
+        prefetch: int = 10,
     ) -> None:
         if not isinstance(model, torch.nn.Module):
             raise TypeError(f"`model` must be a torch.nn.Module, got {shown(model)}")
@@ -98,7 +112,10 @@ class PhaseLoop:
             raise TypeError(f"`scaler` must be a torch.amp.GradScaler, got {shown(scaler)}")
         check_flags(stop_div=stop_div)
         self.model, self.scaler = model, scaler
-        self._sources = Sources(phases, data, steps_per_epoch, batch_size)
+        self.accumulate = check_whole("accumulate", accumulate)
+        self._clip = None if clip_grad_norm is None else check_clip(clip_grad_norm)
+        self._prefetch = check_whole("prefetch", prefetch, least=0)
+        self._sources = Sources(phases, data, steps_per_epoch, batch_size, self.accumulate)
         self.plan = self._sources.plan
         self._given, self._groups_arg = optimizer, groups
         self.position = 0
@@ -107,9 +124,13 @@ class PhaseLoop:
         self._entered = -1
         self._has_batch = False
         self._batch: Any = None
-        self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._taken = 0  # batches since the last optimizer step
+        self._backs = False  # whether their backward passes are ours
+        self.updating = False
+        self._before: Before | None = None
         self._feed: Feed | None = None
         self._feed_phase = -1
+        self._next: tuple[int, Feed] | None = None  # the data to come, whose workers have started
         self.check = DivergenceCheck()
         if optimizer is not None and self.plan.opt_fns[0] is not None:
             raise PhaseError(
@@ -134,6 +155,11 @@ class PhaseLoop:
     def done(self) -> bool:
         """Whether the plan is at its end, or was stopped."""
         return self.stopped is not None or self.position >= self.plan.total_steps
+
+    @property
+    def pending(self) -> bool:
+        """Whether a batch was given since the last optimizer step."""
+        return self._has_batch or self._taken > 0
 
     @property
     def feed(self) -> Feed:
@@ -181,13 +207,14 @@ class PhaseLoop:
         while not self.done:
             self._batch = self.next_batch()
             self._has_batch = True
-            if self._stop_div:
-                self._buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
             yield self._batch
 
     def next_batch(self) -> Any:
         """Return the next batch; enter its phase first."""
         self._enter(self.phase_index)
+        self._start_next_data()
+        if self._taken == 0:
+            self._before = Before(self.model, self.feed, self._before)
         return self.feed.next()
 
     def advance(self) -> None:
@@ -199,17 +226,27 @@ class PhaseLoop:
         if self.position >= self.plan.total_steps or self.phase_index == self._entered:
             self._groups.write(self.optimizer.param_groups, self.position)
 
+    @property
+    def completes_step(self) -> bool:
+        """Whether :meth:`step` takes the optimizer's step after the batch given last.
+
+        False where it only accumulates: with DDP, such a batch can run under ``no_sync``.
+        """
+        last = self._feed is not None and self._feed.at_epoch_end
+        return last or self._taken + 1 >= self.accumulate
+
     def step(self, loss: torch.Tensor | float | None = None) -> bool:
         """Take the optimizer's step for the batch, zero the gradients, set the next values.
 
         ``loss.backward()`` is called here if nobody has called it yet, that is, while no parameter
-        has a gradient.
+        has a gradient (with ``accumulate``: after the first batch of the step).
 
         Args:
             loss: the batch's loss, a scalar; needed for ``stop_div``.
 
         Returns:
-            False where the step was not taken: the loss diverged, or the scaler skipped it.
+            False where no step was taken: the batch was one of several to accumulate, the loss
+            diverged, or the scaler skipped the step.
 
         Raises:
             PhaseError: there is no new batch since the last step, or the plan is at its end.
@@ -223,28 +260,35 @@ class PhaseLoop:
             if self.stopped is not None:
                 self._undo_batch()
                 return False
-        if not self._has_gradient():
+        if self._taken == 0:
+            self._backs = not self._has_gradient()
+        if self._backs:
             self._backward(loss)
+        if not self.completes_step:
+            self._taken += 1
+            return False
         taken = self._step_optimizer()
         self.optimizer.zero_grad()
+        self._taken = 0
         if taken:
             self.advance()
+        self.updating = False
         return taken
 
     def _check_loss(self, loss: Any) -> None:
         if loss is None:
             raise PhaseError("`stop_div` needs the loss: step(loss)")
         value = loss.detach() if isinstance(loss, torch.Tensor) else loss
-        self.stopped = self.check(float(value))
+        self.stopped = self.check(mean_of_ranks(float(value)))
         if self.stopped is not None:
             self.stopped = f"stopped before step {self.position}: {self.stopped}"
 
     def _undo_batch(self) -> None:
         """Drop what the diverging batch has done: gradients, and the buffers of its forward."""
         self.optimizer.zero_grad()
-        with torch.no_grad():
-            for buffer, kept in self._buffers:
-                buffer.copy_(kept)
+        self._taken = 0
+        if self._before is not None:
+            self._before.put_buffers_back()
 
     def _has_gradient(self) -> bool:
         return any(
@@ -261,6 +305,13 @@ class PhaseLoop:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
 
     def _step_optimizer(self) -> bool:
+        if self.accumulate > 1:
+            average_gradients(self.optimizer, self._taken + 1)
+        if self._clip is not None:
+            if self.scaler is not None:
+                self.scaler.unscale_(self.optimizer)
+            clip_gradients(self.optimizer, self._clip)
+        self.updating = True
         if self.scaler is None:
             self.optimizer.step()
             return True
@@ -275,8 +326,33 @@ class PhaseLoop:
             self._start_phase(self._entered + 1)
         if self._feed is None or not self._sources.same(self._feed_phase, index):
             epoch = 0 if self._feed is None else self._feed.epoch + 1
-            self._feed = Feed(self._sources.train(index), epoch)
+            if self._feed is not None and self._sources.last_use(self._feed_phase):
+                self._feed.close()
+            if self._next is not None and self._next[0] == index:
+                self._feed = self._next[1]
+            else:
+                self._feed = Feed(self._sources.train(index), epoch)
+            self._next = None
         self._feed_phase = index
+
+    def _start_next_data(self) -> None:
+        """Start the workers of the data that takes over within the next ``prefetch`` steps."""
+        index, spans = self.phase_index, self.plan.spans
+        while self._next is None and index + 1 < len(spans):
+            left = spans[index][1] - self.position
+            index += 1
+            if left > self._prefetch or self.plan.phases[index].on_enter is not None:
+                return
+            if self._sources.same(self._feed_phase, index):
+                continue
+            # The number of the coming epoch isn't known before the last one of the data in use.
+            if left * self.accumulate < self.feed.epoch_left + self.accumulate:
+                loader = self._sources.train(index) if self._sources.is_made(index) else None
+                if getattr(loader, "num_workers", 0):
+                    coming = Feed(loader, self.feed.epoch + 1)
+                    coming.begin()
+                    self._next = index, coming
+            return
 
     def _start_phase(self, index: int) -> None:
         phase = self.plan.phases[index]
@@ -341,10 +417,25 @@ class PhaseLoop:
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the rest of the run depends on.
 
-        Take it between a step and the next batch. A batch that has been given but not stepped is
-        given again after loading, augmented anew: only a state between steps goes on bit for bit.
-        The tensors are the live ones: save or copy them before the next step.
+        It is the state after the last optimizer step. A batch that was given since is given again
+        after loading, with the same random numbers: buffers, generators and the position in the
+        data are those of before it. The tensors are the live ones: save or copy them before the
+        next step.
+
+        Raises:
+            PhaseError: the optimizer's step was cut off half way.
         """
+        if self.updating:
+            raise PhaseError("the optimizer's step was cut off: weights may be half updated")
+        before = self._before if self.pending else None
+        model = self.model.state_dict()
+        feed = None if self._feed is None else self._feed.state_dict()
+        coming: list[Any] | None = None
+        if self._next is not None:
+            coming = [self._next[0], self._next[1].state_dict()]
+        if before is not None:
+            model.update({name: kept for name, kept in before.named.items() if name in model})
+            feed = before.feed
         begun = self.position < self.plan.total_steps and self.phase_index == self._entered
         return {
             "pyphase": "loop 1",
@@ -352,22 +443,30 @@ class PhaseLoop:
             "position": self.position,
             "entered": self.position if begun else self.position - 1,
             "stopped": self.stopped,
-            "model": self.model.state_dict(),
+            "model": model,
             "optimizer": self.optimizer.state_dict(),
             "optimizer_class": type(self.optimizer).__name__,
             "own": {name: list(own) for name, own in self._groups.own.items()},
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "check": self.check.state_dict(),
-            "feed": None if self._feed is None else self._feed.state_dict(pending=self._has_batch),
+            "feed": feed,
+            "next": coming,
             "sources": self._sources.state_dict(),
-            "rng": get_rng_state(),
+            "rng": get_rng_state() if before is None else before.rng,
         }
 
-    def load_state_dict(self, state: dict[str, Any], *, accept_other_plan: bool = False) -> None:
+    def load_state_dict(
+        self,
+        state: dict[str, Any],
+        *,
+        accept_other_plan: bool = False,
+        read: Callable[[PhaseLoop], tuple[dict[str, Any], dict[str, Any]]] | None = None,
+    ) -> None:
         """Go on where a saved run was, bit for bit.
 
         The phases up to the saved one are entered again without training: ``on_enter`` of each is
-        called, so that the model has the saved one's shape.
+        called, so that the model has the saved one's shape. Then ``read``, if given, returns the
+        states of model and optimizer in place of those in ``state``: that is how shards are read.
 
         Raises:
             PhaseError: the state was saved under another plan (the message shows the differences),
@@ -384,6 +483,9 @@ class PhaseLoop:
                 f"plan has {type(self.optimizer).__name__}"
             )
         try:
+            if read is not None:
+                model, optimizer = read(self)
+                state = state | {"model": model, "optimizer": optimizer}
             self._restore(state, is_same_plan)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             if isinstance(error, PhaseError):
@@ -418,12 +520,17 @@ class PhaseLoop:
             self._feed_phase = max(self._entered, 0)
             self._feed = Feed(self._sources.train(self._feed_phase))
             self._feed.load_state_dict(state["feed"])
+        if state["next"] is not None and is_same_plan:
+            index, coming = state["next"]
+            feed = Feed(self._sources.train(index))
+            feed.load_state_dict(coming)
+            self._next = index, feed
         if self.phase_index == max(self._entered, 0):
             self._groups.write(self.optimizer.param_groups, self.position)
         set_rng_state(state["rng"])
 
 
-_OPTIONAL = {"stopped": str, "scaler": dict, "feed": dict}
+_OPTIONAL = {"stopped": str, "scaler": dict, "feed": dict, "next": list}
 _PARTS = {"plan": str, "position": int, "entered": int, "model": dict, "optimizer": dict}
 _PARTS |= {"optimizer_class": str, "own": dict, "check": dict, "sources": dict, "rng": dict}
 

@@ -6,9 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from pyphase.apply.data import generators
+from pyphase.apply.data import loader_state, set_loader_state
 from pyphase.errors import PhaseError, shown
 from pyphase.lengths import loader_length, train_part, valid_part
 from pyphase.phase import TrainingPhase, check_data
@@ -30,7 +28,9 @@ class Sources:
         data: Any,
         steps_per_epoch: int | Sequence[int] | None,
         batch_size: int | Sequence[int] | None,
+        accumulate: int = 1,
     ) -> None:
+        self.accumulate = accumulate
         listed = phases.phases if isinstance(phases, Plan) else check_phases(phases)
         defaults = _one_per_phase(data, listed)
         self._made: dict[int, Any] = {}
@@ -41,6 +41,7 @@ class Sources:
             if own is None:
                 raise PhaseError(f"phase {index}: neither the phase nor the loop has `data`")
             self._data.append(own)
+        self._last = {id(train_part(own)): index for index, own in enumerate(self._data)}
         if not isinstance(phases, Plan):
             self.plan = self._make_plan(listed, data, steps_per_epoch, batch_size)
         elif steps_per_epoch is None and batch_size is None:
@@ -61,16 +62,17 @@ class Sources:
                 for phase, source in zip(phases, self._data, strict=True)
             ]
         if steps_per_epoch is None:
-            steps_per_epoch = [
+            batches = [
                 loader_length(self.train(index) if phase.epochs is not None else None)
                 for index, phase in enumerate(phases)
             ]
+            steps_per_epoch = [None if n is None else -(-n // self.accumulate) for n in batches]
         if batch_size is None:
             batch_size = [
                 getattr(self.train(index), "batch_size", None) if phase.samples else None
                 for index, phase in enumerate(phases)
             ]
-        return Plan(phases, steps_per_epoch, batch_size)
+        return Plan(phases, steps_per_epoch, batch_size, accumulate=self.accumulate)
 
     def same(self, a: int, b: int) -> bool:
         """Tell whether two phases share their data, so that its iterator goes on."""
@@ -78,6 +80,14 @@ class Sources:
             return False
         one, other = self._data[a], self._data[b]
         return one is other or train_part(one) is train_part(other)
+
+    def last_use(self, index: int) -> bool:
+        """Tell whether no phase after ``index`` uses its data."""
+        return self._last[id(train_part(self._data[index]))] == index
+
+    def is_made(self, index: int) -> bool:
+        """Tell whether the data of a phase is a loader, or a function that was called already."""
+        return not _makes(self._data[index]) or id(self._data[index]) in self._made
 
     def train(self, index: int) -> Any:
         """Return the training loader of a phase, made now if it was not made before."""
@@ -87,27 +97,25 @@ class Sources:
         """Return the validation loader that came with the data of a phase."""
         return valid_part(self._resolve(index)) if index >= 0 else None
 
-    def state_dict(self) -> dict[int, list[torch.Tensor]]:
-        """Return the states of the loaders' own generators, by the first phase of each loader.
+    def state_dict(self) -> dict[int, list[Any]]:
+        """Return what decides each loader's order, by the first phase of each loader.
 
         A loader that is left may be used again by a later phase.
         """
         seen: set[int] = set()
-        states: dict[int, list[torch.Tensor]] = {}
+        states: dict[int, list[Any]] = {}
         for index, source in enumerate(self._data):
-            known = not _makes(source) or id(source) in self._made
-            if known and id(source) not in seen:
+            if self.is_made(index) and id(source) not in seen:
                 seen.add(id(source))
-                own = [generator.get_state() for generator in generators(self.train(index))]
+                own = loader_state(self.train(index))
                 states |= {index: own} if own else {}
         return states
 
-    def load_state_dict(self, states: dict[int, list[torch.Tensor]]) -> None:
-        """Set the generators back; a loader is made again for it."""
+    def load_state_dict(self, states: dict[int, list[Any]]) -> None:
+        """Set the loaders' order back; a loader is made again for it."""
         for index, own in states.items():
             if index < len(self._data):
-                for generator, state in zip(generators(self.train(index)), own, strict=True):
-                    generator.set_state(state)
+                set_loader_state(self.train(index), own)
 
     def _resolve(self, index: int) -> Any:
         source = self._data[index]
@@ -127,11 +135,12 @@ class Sources:
         if plan is None or plan.phases[index].epochs is None:
             return
         planned, found = plan.steps_per_epoch[index], loader_length(made)
-        if found is not None and planned is not None and found != planned:
-            raise PhaseError(
-                f"{plan.label(index)}: `data` made a loader of {found} batches, but the plan has "
-                f"`steps_per_epoch` (={planned})"
-            )
+        if found is None or planned is None or -(-found // self.accumulate) == planned:
+            return
+        raise PhaseError(
+            f"{plan.label(index)}: `data` made a loader of {found} batches, but the plan has "
+            f"`steps_per_epoch` (={planned})"
+        )
 
 
 def _makes(source: Any) -> bool:
