@@ -61,7 +61,8 @@ class Checkpoint(Callback):
         self.path = Path(path)
         if not self.path.parent.is_dir():
             raise PhaseError(f"`path` (={shown(str(path))}) must be in a folder that exists")
-        if not os.access(self.path.parent, os.W_OK):
+        effective = os.access in os.supports_effective_ids
+        if not os.access(self.path.parent, os.W_OK, effective_ids=effective):
             raise PhaseError(
                 f"`path` (={shown(str(path))}) is in a folder that can't be written to"
             )

@@ -17,36 +17,29 @@ class Before:
     as it was before the batch, and a diverging batch is undone.
 
     Args:
-        model: its buffers are copied.
+        model: its buffers are copied. Batch norm writes to them without counting, so that only a
+            copy of each step tells what they were.
         feed: the data in use.
-        last: what was kept for the step before; its copies of buffers that nobody has written
-            since are taken over, so that large constant buffers are copied once.
+        everything: copy also the buffers that a checkpoint leaves out (``persistent=False``).
     """
 
-    def __init__(self, model: torch.nn.Module, feed: Feed, last: Before | None) -> None:
-        copies = {} if last is None else {id(b): (kept, known) for b, kept, known in last._kept}
-        self._kept: list[tuple[torch.Tensor, torch.Tensor, int | None]] = []
+    def __init__(self, model: torch.nn.Module, feed: Feed, *, everything: bool) -> None:
+        self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.named: dict[str, torch.Tensor] = {}
-        for name, buffer in model.named_buffers():
-            version = _version(buffer)
-            kept, known = copies.get(id(buffer), (None, None))
-            if kept is None or version is None or known != version:
+        for prefix, module in model.named_modules():
+            for name, buffer in module._buffers.items():
+                left_out = name in module._non_persistent_buffers_set
+                if buffer is None or (left_out and not everything):
+                    continue
                 kept = buffer.detach().clone()
-            self._kept.append((buffer, kept, version))
-            self.named[name] = kept
+                self._buffers.append((buffer, kept))
+                if not left_out:
+                    self.named[f"{prefix}.{name}" if prefix else name] = kept
         self.feed = feed.state_dict()
         self.rng = get_rng_state()
 
     def put_buffers_back(self) -> None:
         """Undo what the batch has done to the buffers."""
         with torch.no_grad():
-            for buffer, kept, _ in self._kept:
+            for buffer, kept in self._buffers:
                 buffer.copy_(kept)
-
-
-def _version(buffer: torch.Tensor) -> int | None:
-    """Return a counter of in-place changes; None where changes may not be counted.
-
-    A replayed CUDA graph writes without counting; inference tensors have no counter.
-    """
-    return None if buffer.is_cuda or buffer.is_inference() else buffer._version

@@ -214,7 +214,7 @@ class PhaseLoop:
         self._enter(self.phase_index)
         self._start_next_data()
         if self._taken == 0:
-            self._before = Before(self.model, self.feed, self._before)
+            self._before = Before(self.model, self.feed, everything=self._stop_div)
         return self.feed.next()
 
     def advance(self) -> None:
@@ -253,8 +253,6 @@ class PhaseLoop:
         """
         if not self._has_batch:
             raise PhaseError("step() takes the step of a batch: call it once for each batch")
-        self._has_batch = False
-        self._batch = None
         if self._stop_div:
             self._check_loss(loss)
             if self.stopped is not None:
@@ -265,15 +263,18 @@ class PhaseLoop:
         if self._backs:
             self._backward(loss)
         if not self.completes_step:
-            self._taken += 1
+            self._drop_batch(self._taken + 1)
             return False
         taken = self._step_optimizer()
         self.optimizer.zero_grad()
-        self._taken = 0
+        self._drop_batch(taken=0)
         if taken:
             self.advance()
         self.updating = False
         return taken
+
+    def _drop_batch(self, taken: int) -> None:
+        self._has_batch, self._batch, self._taken = False, None, taken
 
     def _check_loss(self, loss: Any) -> None:
         if loss is None:
@@ -286,7 +287,7 @@ class PhaseLoop:
     def _undo_batch(self) -> None:
         """Drop what the diverging batch has done: gradients, and the buffers of its forward."""
         self.optimizer.zero_grad()
-        self._taken = 0
+        self._drop_batch(taken=0)
         if self._before is not None:
             self._before.put_buffers_back()
 
