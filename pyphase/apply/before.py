@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from pyphase.apply.data import Feed
+from pyphase.apply.divergence import DivergenceCheck
 from pyphase.apply.state import get_rng_state
 
 __all__ = ["Before"]
@@ -20,22 +21,25 @@ class Before:
         model: its buffers are copied. Batch norm writes to them without counting, so that only a
             copy of each step tells what they were.
         feed: the data in use.
-        everything: copy also the buffers that a checkpoint leaves out (``persistent=False``).
+        check: the divergence check, which counts a loss before its step.
+        all_buffers: copy also the buffers that a checkpoint leaves out (``persistent=False``).
     """
 
-    def __init__(self, model: torch.nn.Module, feed: Feed, *, everything: bool) -> None:
+    def __init__(
+        self, model: torch.nn.Module, feed: Feed, check: DivergenceCheck, *, all_buffers: bool
+    ) -> None:
         self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.named: dict[str, torch.Tensor] = {}
         for prefix, module in model.named_modules():
             for name, buffer in module._buffers.items():
                 left_out = name in module._non_persistent_buffers_set
-                if buffer is None or (left_out and not everything):
+                if buffer is None or (left_out and not all_buffers):
                     continue
                 kept = buffer.detach().clone()
                 self._buffers.append((buffer, kept))
                 if not left_out:
                     self.named[f"{prefix}.{name}" if prefix else name] = kept
-        self.feed = feed.state_dict()
+        self.feed, self.check = feed.state_dict(), check.state_dict()
         self.rng = get_rng_state()
 
     def put_buffers_back(self) -> None:

@@ -214,7 +214,7 @@ class PhaseLoop:
         self._enter(self.phase_index)
         self._start_next_data()
         if self._taken == 0:
-            self._before = Before(self.model, self.feed, everything=self._stop_div)
+            self._before = Before(self.model, self.feed, self.check, all_buffers=self._stop_div)
         return self.feed.next()
 
     def advance(self) -> None:
@@ -449,7 +449,7 @@ class PhaseLoop:
             "optimizer_class": type(self.optimizer).__name__,
             "own": {name: list(own) for name, own in self._groups.own.items()},
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "check": self.check.state_dict(),
+            "check": self.check.state_dict() if before is None else before.check,
             "feed": feed,
             "next": coming,
             "sources": self._sources.state_dict(),
