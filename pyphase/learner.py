@@ -16,7 +16,8 @@ import torch
 from pyphase.apply.batch import run_batch
 from pyphase.apply.data import generators
 from pyphase.apply.loop import PhaseLoop
-from pyphase.apply.params import GroupsArg
+from pyphase.apply.optimizers import needs_closure, set_mode
+from pyphase.apply.params import GroupsArg, collect_groups
 from pyphase.apply.ranks import any_rank, rank, sum_of_ranks
 from pyphase.apply.sharded import load_sharded
 from pyphase.apply.state import get_rng_state, load_checkpoint, save_checkpoint, set_rng_state
@@ -68,6 +69,7 @@ class Learner:
         failed: whether the fit is under way, or ended by an error.
 
     Raises:
+        PhaseError: `groups` are empty or overlap, or two metrics have one name.
         TypeError: an argument has the wrong type.
 
     Example:
@@ -104,6 +106,8 @@ class Learner:
             raise TypeError(f"`metrics` must be a list of functions, got {shown(metrics)}")
         check_data(data)
         check_flags(progress=progress)
+        if groups is not None:
+            collect_groups(model, groups)  # raises for what a fit would refuse
         names = ["epoch", "step", "phase", "train_loss", "valid_loss", *map(_name, metrics)]
         if len(set(names)) < len(names):
             raise PhaseError(f"`metrics` need names of their own, got {names[5:]}")
@@ -183,6 +187,7 @@ class Learner:
                 self.failed = False
             finally:
                 _call(callbacks, "on_train_end", self)
+                set_mode(loop.optimizer, training=False)
         if interrupt.pending:
             raise KeyboardInterrupt
         return self.sched.history
@@ -208,7 +213,7 @@ class Learner:
                 output, target = run_batch(self.model, batch)
                 loss = self.loss_fn(output, target)
             step = loop.position
-            if loop.step(loss):
+            if loop.step(loss, closure=self._closure(batch)):
                 history.add_step(step, float(loss.detach()))
                 bar.advance(loop, history.losses[-1])
                 _call(callbacks, "on_step_end", self)
@@ -220,6 +225,21 @@ class Learner:
             self._end_epoch(end, callbacks, bar)
             if loop.position >= end:
                 break
+
+    def _closure(self, batch: Any) -> Callable[[], torch.Tensor] | None:
+        """Return what evaluates the batch anew, for an optimizer that does so in its step."""
+        optimizer = self.loop.optimizer
+        if not needs_closure(optimizer):
+            return None
+
+        def evaluate() -> torch.Tensor:
+            optimizer.zero_grad()
+            output, target = run_batch(self.model, batch)
+            loss = self.loss_fn(output, target)
+            torch.autograd.backward(loss)
+            return loss
+
+        return evaluate
 
     def _end_epoch(self, end: int, callbacks: Sequence[Callback], bar: Progress) -> None:
         """Validate and record, once, where an epoch, a data set or the run has come to its end."""
@@ -255,6 +275,10 @@ class Learner:
         totals, count = dict.fromkeys(functions, 0.0), 0
         modes = [(module, module.training) for module in self.model.modules()]
         rng, own = get_rng_state(), [(g, g.get_state()) for g in generators(data)]
+        optimizer = None if self._loop is None else self._loop.optimizer
+        in_train_mode = optimizer is not None and optimizer.param_groups[0].get("train_mode", False)
+        if optimizer is not None:
+            set_mode(optimizer, training=False)
         self.model.eval()
         try:
             with torch.no_grad():
@@ -268,6 +292,8 @@ class Learner:
         finally:
             for module, training in modes:
                 module.training = training
+            if optimizer is not None and in_train_mode:
+                set_mode(optimizer, training=True)
             set_rng_state(rng)
             for generator, state in own:
                 generator.set_state(state)

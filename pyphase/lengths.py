@@ -47,18 +47,18 @@ def phase_lengths(
 def epoch_sizes(
     phases: Sequence[TrainingPhase], given: Any, accumulate: int = 1
 ) -> tuple[int | None, ...]:
-    """Return the steps per epoch of each phase: those of its loader, else what was given."""
+    """Return the steps per epoch of each phase: what was given, else those of its loader."""
     sizes = _one_per_phase("steps_per_epoch", given, phases)
     batches = [loader_length(phase.data) for phase in phases]
     known = [None if count is None else -(-count // accumulate) for count in batches]
-    return tuple(size if found is None else found for found, size in zip(known, sizes, strict=True))
+    return tuple(found if size is None else size for found, size in zip(known, sizes, strict=True))
 
 
 def batch_sizes(phases: Sequence[TrainingPhase], given: Any) -> tuple[int | None, ...]:
-    """Return the batch size of each phase: its loader's, else what was given."""
+    """Return the batch size of each phase: what was given, else its loader's."""
     sizes = _one_per_phase("batch_size", given, phases)
     known = [_batch_size(train_part(phase.data)) for phase in phases]
-    return tuple(size if found is None else found for found, size in zip(known, sizes, strict=True))
+    return tuple(found if size is None else size for found, size in zip(known, sizes, strict=True))
 
 
 def loader_length(loader: Any) -> int | None:

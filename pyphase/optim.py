@@ -48,7 +48,8 @@ class LARS(Optimizer):
             the arguments below for itself.
         lr: learning rate, >= 0; a number or a 0-d tensor, which is read on its device. With
             ratios near ``trust_coefficient`` it is large, often 1 to 30.
-        momentum: in [0, 1).
+        momentum: in [0, 1); a number or a 0-d tensor, which, as lr, a compiled or captured step
+            reads anew each time. (torch's SGD takes a float only.)
         weight_decay: L2 penalty, >= 0.
         trust_coefficient: > 0; the length of a step relative to the length of the weights, at
             lr = 1 and without momentum. The paper's eta.
@@ -89,7 +90,7 @@ class LARS(Optimizer):
         params: ParamsT,
         lr: float | Tensor,
         *,
-        momentum: float = 0.9,
+        momentum: float | Tensor = 0.9,
         weight_decay: float = 0.0,
         trust_coefficient: float = 0.001,
         eps: float = 1e-8,
@@ -168,7 +169,7 @@ class LARS(Optimizer):
                 continue
             params.append(param)
             grads.append(grad)
-            if group["momentum"] != 0:
+            if _has_momentum(group):
                 state = self.state[param]
                 if state.get("momentum_buffer") is None:
                     state["momentum_buffer"] = torch.zeros_like(param)
@@ -179,7 +180,7 @@ def _update_one_by_one(
     group: Mapping[str, Any], params: list[Tensor], grads: list[Tensor], buffers: list[Tensor]
 ) -> None:
     """Update as the equations of :class:`LARS` stand: the oracle of ``_update_together``."""
-    lr, momentum = group["lr"], group["momentum"]
+    lr, momentum, moves = group["lr"], group["momentum"], _has_momentum(group)
     for i, (w, grad) in enumerate(zip(params, grads, strict=True)):
         d = -grad if group["maximize"] else grad
         if not _is_excluded(w, group):
@@ -187,9 +188,9 @@ def _update_one_by_one(
             w_norm = torch.linalg.vector_norm(w, dtype=norm_type)
             g_norm = torch.linalg.vector_norm(grad, dtype=norm_type)
             d = d.add(w, alpha=group["weight_decay"]).mul_(_ratio(w_norm, g_norm, group))
-        if momentum != 0:
+        if moves:
             b = buffers[i].mul_(momentum).add_(d)
-            d = d.add(b, alpha=momentum) if group["nesterov"] else b
+            d = _ahead([d], [b], momentum)[0] if group["nesterov"] else b
         if isinstance(lr, Tensor):
             w.add_(d * -lr)  # as alpha the tensor would be read on the host
         else:
@@ -200,7 +201,7 @@ def _update_together(
     group: Mapping[str, Any], params: list[Tensor], grads: list[Tensor], buffers: list[Tensor]
 ) -> None:
     """Update all parameters of a device and dtype at once, without waiting for the device."""
-    lr, momentum = group["lr"], group["momentum"]
+    lr, momentum, moves = group["lr"], group["momentum"], _has_momentum(group)
     buckets: dict[Any, list[int]] = {}
     for i, w in enumerate(params):
         buckets.setdefault((w.device, w.dtype, _is_excluded(w, group)), []).append(i)
@@ -217,11 +218,11 @@ def _update_together(
         if not excluded:
             ds = torch._foreach_add(ds, ws, alpha=group["weight_decay"])
             torch._foreach_mul_(ds, ratios.unbind())  # one launch a tensor, called from C++
-        if momentum != 0:
+        if moves:
             bs = [buffers[i] for i in indices]
             torch._foreach_mul_(bs, momentum)
             torch._foreach_add_(bs, ds)
-            ds = torch._foreach_add(ds, bs, alpha=momentum) if group["nesterov"] else bs
+            ds = _ahead(ds, bs, momentum) if group["nesterov"] else bs
         if isinstance(lr, Tensor):
             torch._foreach_add_(ws, torch._foreach_mul(ds, -lr))
         else:
@@ -232,6 +233,20 @@ def _ratio(w_norm: Tensor, g_norm: Tensor, group: Mapping[str, Any]) -> Tensor:
     scale = g_norm + group["weight_decay"] * w_norm + group["eps"]
     ratio = group["trust_coefficient"] * w_norm / scale
     return torch.where((w_norm > 0) & (g_norm > 0), ratio, 1.0)
+
+
+def _ahead(
+    ds: tuple[Tensor, ...] | list[Tensor], bs: list[Tensor], momentum: float | Tensor
+) -> tuple[Tensor, ...]:
+    """Return d + momentum * b: Nesterov's look ahead."""
+    if isinstance(momentum, Tensor):  # as alpha it would be read on the host
+        return torch._foreach_add(ds, torch._foreach_mul(bs, momentum))
+    return torch._foreach_add(ds, bs, alpha=momentum)
+
+
+def _has_momentum(group: Mapping[str, Any]) -> bool:
+    """Tell whether there is a buffer; a tensor always has one, or it would be read on the host."""
+    return isinstance(group["momentum"], Tensor) or group["momentum"] != 0
 
 
 def _is_excluded(param: Tensor, group: Mapping[str, Any]) -> bool:
@@ -245,8 +260,10 @@ def _norm_type(param: Tensor) -> torch.dtype | None:
 
 def _check(where: str, values: Mapping[str, Any]) -> None:
     try:
-        _check_lr(values["lr"])
-        momentum = check_fraction("momentum", values["momentum"], closed=False)
+        lr, momentum = _number("lr", values["lr"]), _number("momentum", values["momentum"])
+        if check_number("lr", lr) < 0:
+            raise PhaseError(f"`lr` (={shown(values['lr'])}) must be >= 0")
+        check_fraction("momentum", momentum, closed=False)
         for name in ("weight_decay", "eps"):
             if check_number(name, values[name]) < 0:
                 raise PhaseError(f"`{name}` (={shown(values[name])}) must be >= 0")
@@ -262,8 +279,10 @@ def _check(where: str, values: Mapping[str, Any]) -> None:
         raise type(error)(f"{where}: {error}") from None
 
 
-def _check_lr(lr: Any) -> None:
-    if isinstance(lr, Tensor) and lr.ndim != 0:
-        raise PhaseError(f"`lr` must be a number or a 0-d tensor, got shape {tuple(lr.shape)}")
-    if check_number("lr", lr.item() if isinstance(lr, Tensor) else lr) < 0:
-        raise PhaseError(f"`lr` (={shown(lr)}) must be >= 0")
+def _number(name: str, value: Any) -> Any:
+    """Return a 0-d tensor's number, anything else as it is."""
+    if isinstance(value, Tensor) and value.ndim != 0:
+        raise PhaseError(
+            f"`{name}` must be a number or a 0-d tensor, got shape {tuple(value.shape)}"
+        )
+    return value.item() if isinstance(value, Tensor) else value

@@ -47,6 +47,10 @@ class _Default(float):
 _ONE_EPOCH = _Default(1)
 _DEFAULT_LR = _Default(1e-2)
 
+# Entries of parameter groups that mean the same in every torch optimizer: betas in [0, 1), the
+# others >= 0. An optimizer checks them in its constructor only.
+_RANGED = ("betas", "weight_decay", "eps")
+
 OPT_STATES = ("fresh", "keep", "map")
 
 
@@ -198,6 +202,8 @@ class TrainingPhase:
             curve = parse_value(f"values[{shown(key)}]", value, DecayType.NO)
             if callable(key) and curve.width > 1:
                 raise PhaseError(f"values[{shown(key)}]: a function takes one value, not a list")
+            if isinstance(key, str) and key.partition(".")[0] in _RANGED:
+                _check_range(key, curve, f"values[{key!r}]")
             parsed[key] = curve
         return parsed
 
@@ -277,14 +283,15 @@ def _parse_decay(name: str, decay: Any) -> tuple[DecayType, float]:
     return decay, check_positive(f"{name}_decay[1]", power)
 
 
-def _check_range(name: str, curve: Curve) -> None:
-    limit = 1.0 if name in ("momentum", "beta") else float("inf")
+def _check_range(name: str, curve: Curve, called: str | None = None) -> None:
+    below_one = name in ("momentum", "beta") or name.startswith("betas.")
+    limit = 1.0 if below_one else float("inf")
     curve = curve.curve if isinstance(curve, Part) else curve
     numbers = curve.values if isinstance(curve, Table) else curve.ends
     for number in numbers:
         for item in number if isinstance(number, tuple) else (number,):
             if not 0 <= item < limit:
-                field_name = "wds" if name == "weight_decay" else name
+                field_name = called or ("wds" if name == "weight_decay" else name)
                 expected = "in [0, 1)" if limit == 1 else ">= 0"
                 raise PhaseError(f"`{field_name}` (={item}) must be {expected}")
 

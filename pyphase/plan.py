@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyphase import _core, plan_json, plan_text
+from pyphase.device import DeviceSchedule
 from pyphase.errors import PhaseError, check_whole, shown
 from pyphase.lengths import batch_sizes, epoch_sizes, phase_lengths
 from pyphase.opt_fn import OptFn, same
@@ -35,7 +36,7 @@ class Plan:
         phases: a sequence of :class:`TrainingPhase`.
         steps_per_epoch: an int, or a sequence with one per phase (or one per data set, in order of
             first use). Not needed for phases with a length in steps or samples, or whose ``data``
-            is a loader with a length.
+            is a loader with a length; a given number comes before a loader's.
         batch_size: as ``steps_per_epoch``; only for phases with a length in ``samples``.
         accumulate: batches per step, >= 1. A loader of n batches has ceil(n / accumulate) steps,
             the last of them with fewer batches; a given ``steps_per_epoch`` counts steps already.
@@ -154,6 +155,23 @@ class Plan:
         if wanted.size and not 0 <= int(wanted.min()) <= int(wanted.max()) < 2**53:
             raise PhaseError(f"`steps` (={shown(steps)}) must be >= 0 and < 2**53")
         return np.asarray(self._core.gather(track, wanted.astype(np.int64)))
+
+    def to(self, device: Any, dtype: Any = None) -> DeviceSchedule:
+        """Return the plan as tensors on a device, indexed by a step counter that lives there.
+
+        For steps that are compiled or captured in a CUDA graph: see
+        :class:`pyphase.device.DeviceSchedule`.
+
+        Args:
+            device: as for ``torch.Tensor.to``.
+            dtype: floating type of the values; None is float64, with the bits of
+                :meth:`values_at`.
+
+        Raises:
+            PhaseError: the plan calls functions, or changes optimizer, data or model: that takes
+                the host.
+        """
+        return DeviceSchedule(self, device, dtype)
 
     def plot(self, *, show_text: bool = True, show_moms: bool = True) -> Figure:
         """Draw every scheduled value over the steps, before any training."""

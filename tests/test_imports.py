@@ -18,9 +18,9 @@ RECIPES = ["recipe_parts", "recipes", "recipes_cyclic", "recipes_decay", "recipe
 LAYERS = [
     ["_core", "_cuda", "errors"],
     ["curves"],
-    ["opt_fn"],
+    ["opt_fn", "slots"],
     ["phase"],
-    ["lengths", "overlay", "plan_json", "plan_text", "recipes_warmup", *RECIPES],
+    ["device", "lengths", "overlay", "plan_json", "plan_text", "recipes_warmup", *RECIPES],
     ["plan"],
     ["cut", "history", "optim", "suggest"],
     ["plot_layout"],

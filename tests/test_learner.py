@@ -262,3 +262,35 @@ def test_metrics_need_names_of_their_own():
 def test_states_that_are_none(resume):
     with pytest.raises((PhaseError, TypeError)):
         make().fit_opt_sched(phases(), resume=resume)
+
+
+def test_groups_are_checked_at_construction():
+    model = net()
+    for groups, words in (([], "at least one group"), ([model, model], "of an earlier group")):
+        with pytest.raises(PhaseError, match=words):
+            Learner(model, loader(), nn.functional.mse_loss, groups=groups)
+    with pytest.raises(TypeError, match="must be a list of modules"):
+        Learner(model, loader(), nn.functional.mse_loss, groups=3)
+
+
+def linear_fit(phases):
+    seed_all()
+    model = nn.Linear(1, 1)
+    learn = Learner(model, (plain(), plain()), nn.functional.mse_loss, progress=False)
+    return learn, learn.fit_opt_sched(phases)
+
+
+def test_lbfgs_fits_a_line():
+    _, history = linear_fit([TrainingPhase(3, torch.optim.LBFGS, lr=1.0)])
+    assert history.rows[-1]["valid_loss"] < 1e-6
+
+
+def test_schedule_free_is_validated_and_left_with_its_averaged_weights():
+    schedulefree = pytest.importorskip("schedulefree")
+    learn, history = linear_fit([TrainingPhase(3, schedulefree.SGDScheduleFree, lr=0.001)])
+    optimizer = learn.loop.optimizer
+    assert optimizer.param_groups[0]["train_mode"] is False
+    assert learn.validate()["valid_loss"] == history.rows[-1]["valid_loss"]
+    averaged = learn.model.weight.detach().clone()
+    optimizer.train()
+    assert not torch.equal(learn.model.weight, averaged)

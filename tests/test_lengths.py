@@ -81,11 +81,12 @@ def test_steps_per_epoch_of_each_data_set():
     assert spans(*phases, steps_per_epoch=[10, 20]) == ((0, 10), (10, 30), (30, 40))
 
 
-def test_lengths_of_loaders_come_first():
+def test_a_given_length_comes_before_the_loaders():
+    """An epoch has fewer steps than the loader has batches where gradients are accumulated."""
     phases = [TrainingPhase(data=loader_of(10, 4)), TrainingPhase(data=loader_of(10, 2))]
     assert spans(*phases) == ((0, 3), (3, 8))
-    assert spans(*phases, steps_per_epoch=100) == ((0, 3), (3, 8))
-    assert spans(*phases, TrainingPhase(), steps_per_epoch=100) == ((0, 3), (3, 8), (8, 108))
+    assert spans(*phases, steps_per_epoch=[2, None]) == ((0, 2), (2, 7))
+    assert spans(*phases, TrainingPhase(), steps_per_epoch=2) == ((0, 2), (2, 4), (4, 6))
 
 
 def test_samples_and_batch_sizes():
@@ -95,8 +96,9 @@ def test_samples_and_batch_sizes():
     # The boundary is rounded, not the length: 3.125 + 3.125 = 6.25.
     assert spans(*phases, batch_size=32) == ((0, 4), (4, 7))
     own = TrainingPhase(samples=10, data=loader_of(100, 2))
-    assert spans(own, batch_size=[5]) == ((0, 5),)
-    assert batch_sizes([own, TrainingPhase()], 7) == (2, 7)
+    assert spans(own) == ((0, 5),)
+    assert spans(own, batch_size=[5]) == ((0, 2),)
+    assert batch_sizes([own, TrainingPhase()], [None, 7]) == (2, 7)
 
 
 def test_a_pair_of_loaders_counts_by_its_first():

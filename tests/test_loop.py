@@ -385,8 +385,6 @@ def test_map_and_maximize_and_dampening():
         momentum_after(functools.partial(SGD, momentum=0.5, dampening=1), Adam)
 
 
-def test_optimizers_that_phases_cannot_drive():
-    with pytest.raises(PhaseError, match="LBFGS needs a closure"):
-        PhaseLoop(linear(), [TrainingPhase(1, torch.optim.LBFGS)], plain())
+def test_an_opt_fn_does_not_bind_the_rate():
     with pytest.raises(PhaseError, match="binds `lr`"):
         TrainingPhase(1, functools.partial(SGD, lr=5.0))

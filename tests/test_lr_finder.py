@@ -206,3 +206,14 @@ def test_rates_that_stay_suggest_nothing():
     result = lr_find(nn.Linear(1, 1), plain(), mse, start_lr=1e-3, end_lr=1e-3, num_it=20)
     assert len(result.losses) == 20
     assert result.suggestion == {}
+
+
+def test_a_samplers_epoch_is_put_back():
+    data = torch.utils.data.TensorDataset(torch.arange(8.0).reshape(8, 1), torch.zeros(8, 1))
+    sampler = torch.utils.data.DistributedSampler(data, num_replicas=2, rank=0)
+    sampler.set_epoch(5)
+    order = list(sampler)
+    batches = torch.utils.data.DataLoader(data, batch_size=2, sampler=sampler)
+    lr_find(nn.Linear(1, 1), batches, mse, num_it=7, stop_div=False)
+    assert sampler.epoch == 5
+    assert list(sampler) == order

@@ -4,10 +4,10 @@ import functools
 
 import pytest
 import torch
-from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop
+from torch.optim import LBFGS, SGD, Adagrad, Adam, AdamW, RMSprop
 from toys import advance, loss_of, make_loop, net, same
 
-from pyphase import PhaseError, TrainingPhase
+from pyphase import DecayType, PhaseError, TrainingPhase
 from pyphase.apply.optimizers import build_optimizer, carry_state, check_carry
 
 
@@ -250,3 +250,236 @@ def test_decoupled_decay_ends_with_its_phase(opt_fn):
         weights.append(loop.model[0].weight.detach().clone())
     for factor, old, new in zip([0.95, 0.95, 1.0, 1.0, 0.9], weights, weights[1:], strict=False):
         torch.testing.assert_close(new, factor * old)
+
+
+def test_rmsprop_takes_a_momentum_that_rises_from_zero():
+    """torch makes the buffer in the first step only: at momentum 0 there is none to start from.
+
+    The hand-written twin has momentum from the start, with buffers that stay zero as long as the
+    plan's momentum is 0.
+    """
+    momenta = [0.0, 0.0, 0.0, 0.0, 0.0, 0.225, 0.45, 0.675]
+    phases = [
+        steps(4, RMSprop, lr=0.01, momentum=0.0),
+        steps(4, lr=0.01, momentum=(0.0, 0.9), momentum_decay=DecayType.LINEAR),
+    ]
+    loop = make_loop(phases)
+    advance(loop)
+    twin = net()
+    optimizer = RMSprop(twin.parameters(), lr=0.01)
+    for momentum in momenta:
+        group = optimizer.param_groups[0]
+        group["momentum"] = momentum
+        for state in optimizer.state.values():
+            state.setdefault("momentum_buffer", torch.zeros_like(state["square_avg"]))
+        loss_of(twin).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    same(loop.model.state_dict(), twin.state_dict())
+
+
+def test_the_sgd_of_the_first_phases_goes_on_where_sgd_is_asked_for():
+    loop = make_loop([steps(3, lr=0.1), steps(3, SGD, lr=0.1)])
+    first = loop.optimizer
+    advance(loop)
+    assert loop.optimizer is first
+    given = SGD((model := net()).parameters(), lr=0.1)
+    loop = make_loop([steps(3, lr=0.1), steps(3, SGD, lr=0.1)], model=model, optimizer=given)
+    advance(loop)
+    assert loop.optimizer is not given
+
+
+# Implementations, groups, growing models
+
+
+KINDS = {
+    "single": {"foreach": False},
+    "foreach": {"foreach": True},
+    "fused": {"fused": True},
+}
+
+
+def sgd_adamw_and_back(options):
+    sgd = functools.partial(SGD, momentum=0.5, **options)
+    adamw = functools.partial(AdamW, betas=(0.8, 0.9), **options)
+    phases = [
+        steps(3, sgd, lr=[0.1, 0.05], wds=[0.1, 0.0], wd_loss=False),
+        steps(3, adamw, lr=[0.01, 0.02], wds=[0.1, 0.2], opt_state="map"),
+        steps(3, sgd, lr=[0.1, 0.05], wds=[0.0, 0.3], wd_loss=False, opt_state="map"),
+    ]
+    return phases
+
+
+def by_formulas(model):
+    """Train with textbook formulas: SGD, AdamW, SGD; one group per layer, mapped states."""
+    rates = {0: (0.1, 0.05), 1: (0.01, 0.02), 2: (0.1, 0.05)}
+    decays = {0: (0.1, 0.0), 1: (0.1, 0.2), 2: (0.0, 0.3)}
+    state = {}
+    for step in range(9):
+        phase = step // 3
+        loss_of(model).backward()
+        with torch.no_grad():
+            for group, layer in enumerate(model):
+                lr, decay = rates[phase][group], decays[phase][group]
+                for w in layer.parameters():
+                    g = w.grad
+                    w.mul_(1 - lr * decay)
+                    b, m, v, t = state.get(w, (None, None, None, 0))
+                    if step == 3:  # one step of Adam with the mean gradient
+                        mean = b * 0.5
+                        m, v, t = 0.2 * mean, 0.1 * mean**2, 1
+                    if step == 6:
+                        b = m / (1 - 0.8**t) / 0.5
+                    if phase == 1:
+                        t += 1
+                        m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g**2
+                        w -= lr * (m / (1 - 0.8**t)) / ((v / (1 - 0.9**t)).sqrt() + 1e-8)
+                    else:
+                        b = g.clone() if b is None else 0.5 * b + g
+                        w -= lr * b
+                    state[w] = (b, m, v, t)
+        model.zero_grad()
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sgd_to_adamw_and_back_is_the_textbook(kind):
+    def groups(model):
+        return list(model)
+
+    loop = make_loop(sgd_adamw_and_back(KINDS[kind]), model=net().double(), groups=groups)
+    kinds = []
+    while not loop.done:
+        next(iter(loop))
+        kinds.append(type(loop.optimizer).__name__)
+        loop.step(loop.model(torch.ones(2, 3, dtype=torch.float64)).square().mean())
+    assert kinds == ["SGD"] * 3 + ["AdamW"] * 3 + ["SGD"] * 3
+    twin = net().double()
+    twin.register_forward_pre_hook(lambda _, args: (args[0].double(),))
+    torch.testing.assert_close(loop.model.state_dict(), by_formulas(twin), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rmsprop_to_sgd_starts_afresh(kind):
+    options = KINDS[kind] if kind != "fused" else {}  # torch has no fused RMSprop
+    rms = functools.partial(RMSprop, **options)
+    sgd = functools.partial(SGD, momentum=0.9, **KINDS[kind])
+    loop = make_loop([steps(3, rms, lr=0.01), steps(2, sgd, lr=0.1)])
+    advance(loop)
+    model = net()
+    first = rms(model.parameters(), lr=0.01)
+    second = sgd(model.parameters(), lr=0.1)
+    for step in range(5):
+        loss_of(model).backward()
+        (first if step < 3 else second).step()
+        model.zero_grad()
+    same(loop.model.state_dict(), model.state_dict())
+
+
+def test_a_frozen_parameter_has_no_state_to_map_and_one_that_thaws_starts_afresh():
+    model = net()
+    model[0].requires_grad_(False)
+
+    def thaw(loop):
+        loop.model[0].requires_grad_(True)
+
+    phases = [steps(3, SGD, lr=0.1), steps(2, Adam, lr=0.01, opt_state="map", on_enter=thaw)]
+    loop = make_loop(phases, model=model)
+    frozen = model[0].weight.detach().clone()
+    advance(loop, 3)
+    assert torch.equal(model[0].weight, frozen)
+    advance(loop)
+    assert not torch.equal(model[0].weight, frozen)
+    counts = [float(loop.optimizer.state[m.weight]["step"]) for m in model]
+    assert counts == [2, 3]  # the mapped one begins at step 1
+
+
+def test_a_parameter_that_is_added_at_the_change_starts_afresh():
+    def grow(loop):
+        loop.model.append(torch.nn.Linear(1, 1))
+
+    phases = [steps(3, Adam, lr=0.01), steps(2, AdamW, lr=0.01, opt_state="map", on_enter=grow)]
+    loop = make_loop(phases)
+    advance(loop)
+    assert [float(loop.optimizer.state[m.weight]["step"]) for m in loop.model] == [5, 5, 2]
+
+
+def test_a_step_count_goes_where_the_new_implementation_has_it():
+    param = torch.nn.Parameter(torch.zeros(2, device="meta"))
+    before = Adam([param])
+    before.state[param] = {
+        "step": torch.tensor(3.0), "exp_avg": torch.zeros_like(param),
+        "exp_avg_sq": torch.zeros_like(param),
+    }  # fmt: skip
+    after = AdamW([param], capturable=True)
+    carry_state("map", before, after)
+    assert after.state[param]["step"].device.type == "meta"
+
+
+# Third-party optimizers, closures
+
+
+def test_lbfgs_takes_its_step_by_a_closure():
+    phases = [steps(2, SGD, lr=0.1), steps(3, functools.partial(LBFGS, max_iter=4), lr=0.5)]
+    loop = make_loop(phases)
+    for _ in loop:
+
+        def closure():
+            loop.optimizer.zero_grad()
+            loss = loss_of(loop.model)
+            loss.backward()
+            return loss
+
+        loss = loss_of(loop.model)
+        loop.step(loss, closure=closure if loop.phase_index == 1 else None)
+    model = net()
+    sgd = SGD(model.parameters(), 0.1, momentum=0.9)
+    lbfgs = LBFGS(model.parameters(), lr=0.5, max_iter=4)
+
+    def evaluate():
+        lbfgs.zero_grad()
+        loss = loss_of(model)
+        loss.backward()
+        return loss
+
+    for step in range(5):
+        if step < 2:
+            evaluate()
+            sgd.step()
+        else:
+            lbfgs.step(evaluate)
+    same(loop.model.state_dict(), model.state_dict())
+
+
+def test_a_closure_that_is_missing_is_said_and_nothing_is_lost():
+    loop = make_loop([steps(2, LBFGS, lr=0.5)])
+    next(iter(loop))
+    with pytest.raises(PhaseError, match=r"LBFGS needs step\(closure=...\)"):
+        loop.step(loss_of(loop.model))
+    with pytest.raises(TypeError, match="`closure` must be a function"):
+        loop.step(closure=3)
+    loss = loss_of(loop.model)
+    loss.backward(retain_graph=True)
+    assert loop.step(closure=lambda: loss)
+    scaled = make_loop([steps(2, LBFGS)], scaler=torch.amp.GradScaler("cpu"))
+    next(iter(scaled))
+    with pytest.raises(PhaseError, match="`closure` and a GradScaler"):
+        scaled.step(closure=lambda: loss)
+
+
+def test_schedule_free_changes_mode_where_its_phase_begins_and_ends():
+    schedulefree = pytest.importorskip("schedulefree")
+    free = functools.partial(schedulefree.AdamWScheduleFree, warmup_steps=2)
+    loop = make_loop([steps(4, free, lr=0.05), steps(3, SGD, lr=0.01)])
+    advance(loop)
+    model = net()
+    first = free(model.parameters(), lr=0.05)
+    second = SGD(model.parameters(), 0.01, momentum=0.9)
+    first.train()
+    for step in range(7):
+        if step == 4:
+            first.eval()
+        loss_of(model).backward()
+        (first if step < 4 else second).step()
+        model.zero_grad()
+    same(loop.model.state_dict(), model.state_dict())

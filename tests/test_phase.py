@@ -108,7 +108,7 @@ def test_frozen():
 
 @pytest.mark.parametrize("key", ["eps", "betas.1", "weight_decay", "alpha", "a.0", set_dropout])
 def test_keys_of_values(key):
-    assert TrainingPhase(values={key: Linear(0.0, 1.0)}).tracks[key] == Linear(0.0, 1.0)
+    assert TrainingPhase(values={key: Linear(0.0, 0.5)}).tracks[key] == Linear(0.0, 0.5)
     assert TrainingPhase(values={key: 0.5}).tracks[key] == Constant(0.5)
 
 
@@ -222,3 +222,17 @@ def test_fault_end_without_a_decay_is_ignored():
 def test_functools_partial_as_opt_fn():
     opt_fn = partial(Adam, amsgrad=True)
     assert TrainingPhase(opt_fn=opt_fn).opt_fn is opt_fn
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("betas.1", 2.0, r"`values\['betas.1'\]` \(=2.0\) must be in \[0, 1\)"),
+        ("betas.1", Linear(0.9, 1.0), r"`values\['betas.1'\]` \(=1.0\) must be in \[0, 1\)"),
+        ("eps", [1e-8, -1.0], r"`values\['eps'\]` \(=-1.0\) must be >= 0"),
+        ("weight_decay", -0.1, r"`values\['weight_decay'\]` \(=-0.1\) must be >= 0"),
+    ],
+)
+def test_values_with_a_known_meaning_have_its_range(key, value, words):
+    with pytest.raises(PhaseError, match=words):
+        TrainingPhase(values={key: value})

@@ -155,3 +155,10 @@ def test_generators_of_all_loaders_are_saved():
     for fresh, one, two in zip(third, first, second, strict=True):
         assert [*one] == [*two]
         assert not torch.equal(fresh.generator.get_state(), one.generator.get_state())
+
+
+def test_given_steps_per_epoch_count_with_one_loader_and_with_a_list():
+    """Somebody who accumulates by hand takes fewer steps than the loader has batches."""
+    for data in (Batches("a", 6), [Batches("a", 6), Batches("b", 9)]):
+        loop = make_loop(ONE * 2, data, steps_per_epoch=3)
+        assert loop.plan.spans == ((0, 3), (3, 6))

@@ -12,7 +12,7 @@ from pyphase.apply.state import get_rng_state, set_rng_state
 from pyphase.errors import PhaseError, shown
 from pyphase.lengths import loader_length
 
-__all__ = ["Feed", "generators", "loader_state", "set_loader_state"]
+__all__ = ["Feed", "generators", "loader_epochs", "loader_state", "set_loader_state"]
 
 
 class Feed:
@@ -144,6 +144,12 @@ def _stateful(loader: Any) -> list[Any]:
     """Return the samplers whose state can be saved and loaded."""
     samplers = _parts(loader)[1:]
     return [s for s in samplers if hasattr(s, "state_dict") and hasattr(s, "load_state_dict")]
+
+
+def loader_epochs(loader: Any) -> list[tuple[Any, Any]]:
+    """Return each part of a loader that has ``set_epoch``, with the ``epoch`` that it is at."""
+    parts = [part for part in _parts(loader) if hasattr(part, "set_epoch")]
+    return [(part, part.epoch) for part in parts if hasattr(part, "epoch")]
 
 
 def _parts(loader: Any) -> list[Any]:

@@ -10,11 +10,9 @@ import torch
 from pyphase.errors import PhaseError, shown
 from pyphase.phase import Key
 from pyphase.plan import Plan
+from pyphase.slots import DECAY, DECOUPLED, find_slot
 
 __all__ = ["Groups", "decay_decoupled"]
-
-_TRACK = "decoupled_weight_decay"
-_DECAY = "wd"  # its entry in the groups, as in fastai 0.7; Adam has a flag by the track's name
 
 
 class Groups:
@@ -68,11 +66,13 @@ class Groups:
         self.fast_write = self.write if self._functions else self._write
 
     def _hook(self) -> None:
-        if _TRACK in self.slots:
-            _hook_decoupled(self.optimizer)
+        if DECOUPLED in self.slots:
+            _hook(self.optimizer, decay_decoupled)
         else:  # an earlier plan of this optimizer may have left its decay
             for group in self.optimizer.param_groups:
-                group.pop(_DECAY, None)
+                group.pop(DECAY, None)
+        if isinstance(_inner(self.optimizer), torch.optim.RMSprop) and "momentum" in self.slots:
+            _hook(self.optimizer, add_momentum_buffers)
 
     def _check_shared(self) -> None:
         """Refuse one tensor in several groups where a phase has a value per group."""
@@ -136,7 +136,7 @@ def _find_slots(
         for key, curve in plan.phases[index].tracks.items():
             if callable(key) or key in slots:
                 continue
-            slot = _find_slot(key, optimizer)
+            slot = find_slot(key, optimizer.param_groups)
             if slot is not None:
                 slots[key] = slot
             elif not (key == "weight_decay" and curve.ends == (0.0, 0.0)):
@@ -151,26 +151,6 @@ def _find_slots(
             raise PhaseError(f"`{taken[slot]}` and `{key}` both set {slot[0]!r}")
         taken[slot] = key
     return slots
-
-
-def _find_slot(key: str, optimizer: torch.optim.Optimizer) -> tuple[str, int] | None:
-    name, _, element = key.partition(".")
-    choices = {
-        "lr": [("lr", -1)],
-        "momentum": [("betas", 0), ("momentum", -1)],
-        "beta": [("betas", 1), ("alpha", -1)],
-        _TRACK: [(_DECAY, -1)],
-    }.get(key, [(name, int(element) if element else -1)])
-    for choice in choices:
-        if choice[0] == _DECAY or all(_has(group, *choice) for group in optimizer.param_groups):
-            return choice
-    return None
-
-
-def _has(group: dict[str, Any], name: str, element: int) -> bool:
-    if name not in group:
-        return False
-    return element < 0 or (isinstance(group[name], tuple) and element < len(group[name]))
 
 
 def _read_own(
@@ -193,20 +173,36 @@ def _read_own(
 
 
 def _class_name(optimizer: Any) -> str:
-    return type(getattr(optimizer, "optimizer", optimizer)).__name__
+    return type(_inner(optimizer)).__name__
+
+
+def _inner(optimizer: Any) -> Any:
+    """Return the optimizer itself where Accelerate has wrapped it; the wrapper has no hooks."""
+    return getattr(optimizer, "optimizer", optimizer)
 
 
 def decay_decoupled(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     """Shrink each parameter with a gradient: p <- p - lr * wd * p, wd the group's decoupled one."""
     for group in optimizer.param_groups:
-        decay = group.get(_DECAY, 0.0)
+        decay = group.get(DECAY, 0.0)
         params = [p for p in group["params"] if p.grad is not None]
         if decay and params:
             with torch.no_grad():
                 torch._foreach_mul_(params, 1.0 - float(group["lr"]) * float(decay))
 
 
-def _hook_decoupled(optimizer: torch.optim.Optimizer) -> None:
-    inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wrapper has no hooks
-    if decay_decoupled not in inner._optimizer_step_pre_hooks.values():
-        inner.register_step_pre_hook(decay_decoupled)
+def add_momentum_buffers(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Give RMSprop the buffers that it makes in its first step only, and not for momentum 0."""
+    for group in optimizer.param_groups:
+        if group["momentum"] > 0:
+            for param in group["params"]:
+                state = optimizer.state.get(param)
+                if state and "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(param)
+
+
+def _hook(optimizer: torch.optim.Optimizer, function: Callable[..., None]) -> None:
+    """Call a function before each step of an optimizer, once."""
+    inner = _inner(optimizer)
+    if function not in inner._optimizer_step_pre_hooks.values():
+        inner.register_step_pre_hook(function)

@@ -16,13 +16,20 @@ from pyphase.apply.data import Feed
 from pyphase.apply.divergence import DivergenceCheck
 from pyphase.apply.gradients import average_gradients, check_clip, clip_gradients
 from pyphase.apply.groups import Groups
-from pyphase.apply.optimizers import build_optimizer, carry_state, check_carry
+from pyphase.apply.optimizers import (
+    build_optimizer,
+    carry_state,
+    check_carry,
+    needs_closure,
+    set_mode,
+)
 from pyphase.apply.params import GroupsArg, collect_groups, follow_model
 from pyphase.apply.ranks import mean_of_ranks
 from pyphase.apply.sources import Sources
 from pyphase.apply.state import get_rng_state, set_rng_state
 from pyphase.errors import PhaseError, check_flags, check_whole, shown
 from pyphase.lengths import loader_length
+from pyphase.opt_fn import same
 from pyphase.phase import TrainingPhase
 from pyphase.plan import Plan
 
@@ -140,6 +147,7 @@ class PhaseLoop:
         self._groups = self._bind(0, self.optimizer)
         self._check_changes()
         self._groups.write(self.optimizer.param_groups, 0)
+        set_mode(self.optimizer, training=True)
 
     @property
     def phase_index(self) -> int:
@@ -235,7 +243,12 @@ class PhaseLoop:
         last = self._feed is not None and self._feed.at_epoch_end
         return last or self._taken + 1 >= self.accumulate
 
-    def step(self, loss: torch.Tensor | float | None = None) -> bool:
+    def step(
+        self,
+        loss: torch.Tensor | float | None = None,
+        *,
+        closure: Callable[[], Any] | None = None,
+    ) -> bool:
         """Take the optimizer's step for the batch, zero the gradients, set the next values.
 
         ``loss.backward()`` is called here if nobody has called it yet, that is, while no parameter
@@ -243,29 +256,34 @@ class PhaseLoop:
 
         Args:
             loss: the batch's loss, a scalar; needed for ``stop_div``.
+            closure: for optimizers that evaluate the loss several times in a step (LBFGS): a
+                function that zeroes the gradients, computes the loss of the same batch, calls its
+                ``backward()`` and returns it.
 
         Returns:
             False where no step was taken: the batch was one of several to accumulate, the loss
             diverged, or the scaler skipped the step.
 
         Raises:
-            PhaseError: there is no new batch since the last step, or the plan is at its end.
+            PhaseError: there is no new batch since the last step, or the plan is at its end; the
+                optimizer needs a closure, or it and a scaler are given.
         """
         if not self._has_batch:
             raise PhaseError("step() takes the step of a batch: call it once for each batch")
+        self._check_closure(closure)
         if self._stop_div:
             self._check_loss(loss)
             if self.stopped is not None:
                 self._undo_batch()
                 return False
         if self._taken == 0:
-            self._backs = not self._has_gradient()
+            self._backs = closure is None and not self._has_gradient()
         if self._backs:
             self._backward(loss)
         if not self.completes_step:
             self._drop_batch(self._taken + 1)
             return False
-        taken = self._step_optimizer()
+        taken = self._step_optimizer(closure)
         self.optimizer.zero_grad()
         self._drop_batch(taken=0)
         if taken:
@@ -275,6 +293,19 @@ class PhaseLoop:
 
     def _drop_batch(self, taken: int) -> None:
         self._has_batch, self._batch, self._taken = False, None, taken
+
+    def _check_closure(self, closure: Any) -> None:
+        if closure is None and needs_closure(self.optimizer):
+            raise PhaseError(f"{type(self.optimizer).__name__} needs step(closure=...)")
+        if closure is not None and not callable(closure):
+            raise TypeError(f"`closure` must be a function, got {shown(closure)}")
+        if closure is not None and self.scaler is not None:
+            raise PhaseError("`closure` and a GradScaler don't go together: torch has no such step")
+        if closure is not None and (self.accumulate > 1 or self._clip is not None):
+            raise PhaseError(
+                "`closure` makes the gradients itself: `accumulate` and `clip_grad_norm` don't reach "
+                "them"
+            )
 
     def _check_loss(self, loss: Any) -> None:
         if loss is None:
@@ -305,7 +336,7 @@ class PhaseLoop:
             )
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
 
-    def _step_optimizer(self) -> bool:
+    def _step_optimizer(self, closure: Callable[[], Any] | None) -> bool:
         if self.accumulate > 1:
             average_gradients(self.optimizer, self._taken + 1)
         if self._clip is not None:
@@ -314,7 +345,7 @@ class PhaseLoop:
             clip_gradients(self.optimizer, self._clip)
         self.updating = True
         if self.scaler is None:
-            self.optimizer.step()
+            self.optimizer.step() if closure is None else self.optimizer.step(closure)
             return True
         before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
@@ -362,9 +393,11 @@ class PhaseLoop:
             phase.on_enter(self)
             follow_model(self.optimizer, params, self._collect())
         before, opt_before = self._groups, self.optimizer
-        if self.plan.changes_optimizer(index):
+        if self._changes_optimizer(index):
+            set_mode(opt_before, training=False)
             self.optimizer = self._make_optimizer(index)
             self._groups = self._bind(index, self.optimizer)
+            set_mode(self.optimizer, training=True)
         self._groups.write(self.optimizer.param_groups, self.plan.spans[index][0])
         if self._groups is not before:
             carry_state(phase.opt_state, opt_before, self.optimizer)
@@ -374,6 +407,18 @@ class PhaseLoop:
 
     def _collect(self) -> list[list[torch.nn.Parameter]]:
         return collect_groups(self.model, self._groups_arg)
+
+    def _changes_optimizer(self, index: int) -> bool:
+        """Tell whether phase ``index`` builds an optimizer.
+
+        A plan can't know whose optimizer its first phases use. Where none was given it is an SGD,
+        and a phase that asks for SGD goes on with it.
+        """
+        before, now = self.plan.opt_fns[index - 1], self.plan.opt_fns[index]
+        is_default = before is None and self._given is None
+        if is_default and now is not None and same(now, torch.optim.SGD):
+            return False
+        return self.plan.changes_optimizer(index)
 
     def _make_optimizer(self, index: int) -> Optimizer:
         if self.plan.opt_fns[index] is None and self._given is not None:
@@ -392,7 +437,7 @@ class PhaseLoop:
         self, index: int, optimizer: Optimizer, own: dict[str, list[Any]] | None = None
     ) -> Groups:
         last = index + 1
-        while last < len(self.plan.phases) and not self.plan.changes_optimizer(last):
+        while last < len(self.plan.phases) and not self._changes_optimizer(last):
             last += 1
         return Groups(self.plan, optimizer, range(index, last), own)
 
@@ -400,7 +445,7 @@ class PhaseLoop:
         """Build each later optimizer once: what can't work is said before any training."""
         before, last_groups = type(self.optimizer), self.optimizer.param_groups
         for index, phase in enumerate(self.plan.phases):
-            if not self.plan.changes_optimizer(index):
+            if not self._changes_optimizer(index):
                 continue
             optimizer = self._make_optimizer(index)
             self._bind(index, optimizer)
@@ -528,6 +573,7 @@ class PhaseLoop:
             self._next = index, feed
         if self.phase_index == max(self._entered, 0):
             self._groups.write(self.optimizer.param_groups, self.position)
+        set_mode(self.optimizer, training=True)  # a state may be of the end of a fit
         set_rng_state(state["rng"])
 
 

@@ -11,7 +11,7 @@ from torch.optim import SGD, Optimizer
 from pyphase.errors import PhaseError, shown
 from pyphase.opt_fn import OptFn, bound, is_sgd, name_of
 
-__all__ = ["build_optimizer", "carry_state", "check_carry"]
+__all__ = ["build_optimizer", "carry_state", "check_carry", "needs_closure", "set_mode"]
 
 _MOMENTUM = 0.9  # of an SGD that pyphase builds, unless its opt_fn or the phase says otherwise
 
@@ -30,14 +30,28 @@ def build_optimizer(
     optimizer: Any = make(params, lr=lrs[0], **extra)
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"`opt_fn` must return a torch optimizer, got {shown(optimizer)}")
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise PhaseError("`opt_fn` LBFGS needs a closure for each step, which phases don't have")
     if len(optimizer.param_groups) != len(groups):
         raise PhaseError(
             f"`opt_fn` {name_of(make)} made {len(optimizer.param_groups)} parameter groups of "
             f"{len(groups)}"
         )
     return optimizer
+
+
+def needs_closure(optimizer: Optimizer) -> bool:
+    """Tell whether a step evaluates the loss several times."""
+    return isinstance(optimizer, torch.optim.LBFGS)
+
+
+def set_mode(optimizer: Optimizer, training: bool) -> None:
+    """Call the optimizer's own ``train()`` or ``eval()``, as schedule-free ones have them.
+
+    In eval mode the model holds the averaged weights, which are to be measured and kept; in train
+    mode those at which gradients are taken.
+    """
+    mode = getattr(optimizer, "train" if training else "eval", None)
+    if callable(mode):
+        mode()
 
 
 def check_carry(policy: str, before: type[Optimizer], after: type[Optimizer]) -> None:
@@ -76,12 +90,24 @@ def carry_state(policy: str, before: Optimizer, after: Optimizer) -> None:
                 continue
             if policy == "keep" or (isinstance(before, _ADAMS) and isinstance(after, _ADAMS)):
                 after.state[param] = dict(state) | _added(param, state, new_group)
+                _place_step(after.state[param], param, new_group)
                 continue
             mean = _mean_gradient(state, old_groups[param])
             if mean is not None:
                 if bool(old_groups[param].get("maximize")) != bool(new_group.get("maximize")):
                     mean = -mean
                 after.state[param] = _state_of_mean(after, param, mean, new_group)
+
+
+def _on_device(group: dict[str, Any]) -> bool:
+    return bool(group.get("capturable") or group.get("fused"))
+
+
+def _place_step(state: dict[str, Any], param: torch.Tensor, group: dict[str, Any]) -> None:
+    """Put the step count where the group's implementation has it: on the host or the device."""
+    step = state.get("step")
+    if isinstance(step, torch.Tensor):
+        state["step"] = step.to(param.device if _on_device(group) else "cpu")
 
 
 def _added(
@@ -117,9 +143,8 @@ def _state_of_mean(
         scale = (1.0 - float(group["dampening"])) / (1.0 - float(group["momentum"]))
         return {"momentum_buffer": mean * scale}
     beta1, beta2 = (float(beta) for beta in group["betas"])
-    on_device = bool(group.get("capturable") or group.get("fused"))
     state = {
-        "step": torch.ones((), device=param.device if on_device else None),
+        "step": torch.ones((), device=param.device if _on_device(group) else None),
         "exp_avg": mean * (1.0 - beta1),
         "exp_avg_sq": mean.square() * (1.0 - beta2),
     }

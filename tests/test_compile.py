@@ -1,0 +1,176 @@
+"""Compiled optimizer steps and training steps: the schedule moves, nothing is compiled anew."""
+
+import functools
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+from toys import net, same
+
+from pyphase import LARS, DecayType, PhaseScheduler, Plan, TrainingPhase, one_cycle
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+WARM_UP = 2  # steps: the first makes the optimizer's state
+
+
+def tensor(value):
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def adam(params, kind=torch.optim.Adam, **options):
+    return kind(params, lr=tensor(0.1), betas=(tensor(0.9), tensor(0.99)), **options)
+
+
+OPTIMIZERS = {
+    "Adam": adam,
+    "AdamW": functools.partial(adam, kind=torch.optim.AdamW),
+    "Adam, capturable and foreach": functools.partial(adam, capturable=True, foreach=True),
+    "Adam, floats": functools.partial(torch.optim.Adam, lr=0.1),
+    "SGD, floats": functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9),
+    "LARS": lambda params: LARS(params, tensor(0.1), momentum=tensor(0.9)),
+    "LARS, nesterov": lambda params: LARS(
+        params, tensor(0.1), momentum=tensor(0.9), nesterov=True, foreach=True
+    ),
+}
+
+
+def cycle():
+    """Return a 1cycle of 12 steps, then a phase of its own: two borders."""
+    phases = one_cycle(0.1, total_steps=12)
+    return Plan([*phases, TrainingPhase(steps=4, lr=0.01, lr_decay=DecayType.COSINE)])
+
+
+def run(make_optimizer, plan, wrap):
+    """Train a model by the plan; return its weights."""
+    model = net().double()
+    optimizer = make_optimizer(model.parameters())
+    scheduler = PhaseScheduler(optimizer, plan)
+    step = wrap(optimizer.step)
+    for k in range(plan.total_steps):
+        model(torch.full((2, 3), 1.0 + k, dtype=torch.float64)).square().mean().backward()
+        if k < WARM_UP:
+            step()
+        else:
+            with torch._dynamo.config.patch(error_on_recompile=True):
+                step()
+        optimizer.zero_grad()
+        scheduler.step()
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_compiled_step_goes_through_a_1cycle_without_compiling_again(name):
+    torch.compiler.reset()
+    counter = CompileCounter()
+    plan = cycle()
+    compiled = run(OPTIMIZERS[name], plan, functools.partial(torch.compile, backend=counter))
+    assert 1 <= counter.frame_count <= WARM_UP
+    eager = run(OPTIMIZERS[name], plan, lambda step: step)
+    torch.testing.assert_close(compiled, eager, rtol=1e-12, atol=0)
+    moved = [plan.table(key)[:, 0] for key in ("lr", "momentum")]
+    assert all(len(set(values[:12])) > 8 for values in moved)
+
+
+def test_a_whole_training_step_with_a_schedule_on_the_device():
+    torch.compiler.reset()
+    plan = cycle()
+
+    def train(wrap):
+        model = net().double()
+        optimizer = adam(model.parameters())
+        schedule = plan.to("cpu")
+        schedule.attach(optimizer)
+        rates = []
+
+        def step(x):
+            loss = model(x).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.advance()
+            return loss.detach()
+
+        step = wrap(step)
+        for k in range(plan.total_steps + 2):
+            rates.append(float(optimizer.param_groups[0]["lr"]))
+            x = torch.full((2, 3), 1.0 + k, dtype=torch.float64)
+            if k < WARM_UP:
+                step(x)
+            else:
+                with torch._dynamo.config.patch(error_on_recompile=True):
+                    step(x)
+        return model.state_dict(), rates
+
+    counter = CompileCounter()
+    compiled, rates = train(functools.partial(torch.compile, backend=counter))
+    eager, eager_rates = train(lambda step: step)
+    assert counter.frame_count >= 1
+    expected = plan.table("lr", range(plan.total_steps + 2))[:, 0].tolist()
+    assert rates == eager_rates == expected
+    torch.testing.assert_close(compiled, eager, rtol=1e-12, atol=0)
+
+
+def test_a_tensor_momentum_keeps_torchs_sgd_from_being_compiled():
+    """It asks on the host whether it is 0: the whole step runs uncompiled."""
+    torch.compiler.reset()
+    counter = CompileCounter()
+    make = functools.partial(torch.optim.SGD, lr=tensor(0.1), momentum=tensor(0.9))
+    run(make, cycle(), functools.partial(torch.compile, backend=counter))
+    assert counter.frame_count == 0
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_lars_without_ratios_is_the_sgd_whose_momentum_compiles(nesterov):
+    """torch.optim.SGD with floats, by hand, is the reference."""
+    plan = cycle()
+    ours = net().double()
+    optimizer = LARS(
+        ours.parameters(), tensor(0.1), momentum=tensor(0.9), exclude=True, nesterov=nesterov
+    )
+    theirs = net().double()
+    sgd = torch.optim.SGD(theirs.parameters(), 0.1, momentum=0.9, nesterov=nesterov)
+    schedulers = PhaseScheduler(optimizer, plan), PhaseScheduler(sgd, plan)
+    for _ in range(plan.total_steps):
+        for model, each, scheduler in zip(
+            (ours, theirs), (optimizer, sgd), schedulers, strict=True
+        ):
+            model(torch.ones(2, 3, dtype=torch.float64)).square().mean().backward()
+            each.step()
+            each.zero_grad()
+            scheduler.step()
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: nothing to capture on")
+def test_a_captured_step_moves_its_own_schedule():
+    plan = cycle()
+    weight = torch.nn.Parameter(torch.ones(3, device="cuda"))
+    weight.grad = torch.ones_like(weight)
+    lr = torch.tensor(0.0, device="cuda", dtype=torch.float64)
+    betas = tuple(torch.tensor(b, device="cuda", dtype=torch.float64) for b in (0.9, 0.99))
+    optimizer = torch.optim.Adam([weight], lr=lr, betas=betas, capturable=True, foreach=True)
+    schedule = plan.to("cuda")
+    schedule.attach(optimizer)
+
+    def step():
+        optimizer.step()
+        schedule.advance()
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    schedule.seek(0)
+    kept = optimizer.param_groups[0]["lr"]
+    for k in range(plan.total_steps):
+        assert float(kept) == plan.values_at(k)["lr"]
+        assert float(optimizer.param_groups[0]["betas"][0]) == float(betas[0])
+        graph.replay()
+    assert optimizer.param_groups[0]["lr"] is kept is lr
+    same(schedule.step.cpu(), torch.tensor(plan.total_steps))
