@@ -136,8 +136,11 @@ class DeviceSchedule:
         with torch.no_grad():
             at = self.step.clamp(max=self._last).reshape(1)
             row = self._rows.index_select(0, at)[0]  # row[step] would read the step on the host
-            for target, column in self._targets:
-                target.copy_(row[column])
+            # Not one copy_ each: torch 2.13's AOT autograd drops a copy_ from a row of the same
+            # dtype into a 0-d tensor that the compiled function is handed.
+            values = [row[column] for _, column in self._targets]
+            if values:
+                torch._foreach_copy_([target for target, _ in self._targets], values)
 
     def _table(self, key: str) -> NDArray[np.float64]:
         """Return the values of steps 0 to total_steps, that of the end included."""

@@ -21,6 +21,8 @@ def _forget():
 @pytest.mark.filterwarnings(
     "ignore:.*does not have many workers:UserWarning",
     "ignore:The number of training batches:UserWarning",
+    "ignore:.*torch.jit:DeprecationWarning",
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",
 )
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_blocks_run(page, tmp_path, monkeypatch):
