@@ -157,6 +157,28 @@ def test_advance_is_one_graph_whose_values_arrive(dtype):
     assert int(schedule.step) == plan.total_steps
 
 
+@pytest.mark.parametrize(
+    ("weight_decay", "compilations"), [(0.1, [1] * 2 + [2] * 4), (tensor(0.1), [1] * 6)]
+)
+def test_a_float_weight_decay_compiles_once_more_at_its_first_border(weight_decay, compilations):
+    """From the second value on torch reads the float as a number; a tensor is filled."""
+    torch.compiler.reset()
+    counter = CompileCounter()
+    weight = torch.nn.Parameter(torch.ones(3))
+    betas = torch.tensor(0.9), torch.tensor(0.99)
+    optimizer = torch.optim.AdamW([weight], torch.tensor(0.1), betas, weight_decay=weight_decay)
+    phases = [TrainingPhase(steps=2, lr=0.1, wds=decay) for decay in (0.1, 0.2, 0.3)]
+    scheduler = PhaseScheduler(optimizer, phases)
+    step = torch.compile(optimizer.step, backend=counter)
+    found = []
+    for _ in range(6):
+        weight.grad = torch.ones_like(weight)
+        step()
+        scheduler.step()
+        found.append(counter.frame_count)
+    assert found == compilations
+
+
 def test_a_tensor_momentum_keeps_torchs_sgd_from_being_compiled():
     """It asks on the host whether it is 0: the whole step runs uncompiled."""
     torch.compiler.reset()
