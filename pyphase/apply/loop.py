@@ -303,8 +303,8 @@ class PhaseLoop:
             raise PhaseError("`closure` and a GradScaler don't go together: torch has no such step")
         if closure is not None and (self.accumulate > 1 or self._clip is not None):
             raise PhaseError(
-                "`closure` makes the gradients itself: `accumulate` and `clip_grad_norm` don't reach "
-                "them"
+                "`closure` makes the gradients itself: `accumulate` and `clip_grad_norm` "
+                "don't reach them"
             )
 
     def _check_loss(self, loss: Any) -> None:
