@@ -142,3 +142,13 @@ def test_auto_gives_the_same_results():
             output = conv.factorized_conv2d(*tensors, **problem.options)
         expected = reference.torch_pair(problem, *tensors)
         torch.testing.assert_close(output, expected, msg=name)
+
+
+def test_a_backend_can_be_entered_again():
+    once = conv.backend("torch")
+    with once:
+        pass
+    assert current_backend() == "auto"
+    with once:
+        assert current_backend() == "torch"
+    assert current_backend() == "auto"

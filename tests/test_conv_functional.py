@@ -526,3 +526,27 @@ def test_strips_func_and_autocast(backend):
         output = conv.multi_strip_conv2d(leaf, pairs)
     assert output.dtype == torch.bfloat16
     assert torch.autograd.grad(output.sum(), leaf)[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("width", [193, 449, 455, 513, 519, 577])
+def test_a_last_tile_is_never_narrower_than_a_vector(width):
+    """Wide planes are cut by columns: a narrow rest once overwrote its neighbour's columns."""
+    layer = conv.MultiStripConv2d(2)
+    image = torch.randn(1, 2, 24, width)
+    with torch.no_grad():
+        with conv.backend("native"):
+            found = layer(image)
+        with conv.backend("torch"):
+            torch.testing.assert_close(found, layer(image))
+
+
+@pytest.mark.parametrize("width", [48, 49, 64, 97])
+def test_padding_on_the_right_of_one_tap_is_zero(width):
+    """A row kernel of one tap once read on into the next row."""
+    image, one, column = torch.randn(1, 1, 6, width), torch.ones(1, 1, 1, 1), torch.ones(1, 1, 3, 1)
+    call = torch.ops.pyphase.factorized_conv2d
+    args = (image, one, column, None, None, [1, 1], [1, 1, 0, 8], [1, 1], [1, 1], "none")
+    with conv.backend("native"):
+        found = call(*args)
+    with conv.backend("torch"):
+        torch.testing.assert_close(found, call(*args))

@@ -324,3 +324,38 @@ def test_trains_the_same_as_torchs_pair(backend):
             optimizer.step()
         losses.append(loss.detach())
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 1, 1), (2, 4, 9, 9), (1, 4, 9)])
+def test_a_gradient_of_another_shape_is_refused(shape):
+    image, row, column = torch.ones(1, 4, 9, 9), torch.ones(4, 1, 1, 3), torch.ones(4, 1, 3, 1)
+    options = ([1, 1], [1, 1, 1, 1], [1, 1], [4, 4], "none")
+    with pytest.raises(ValueError, match=r"`grad_output` must have the output's shape, \(1, 4, 9"):
+        pair_backward_op(torch.ones(shape), image, row, column, None, *options, [True] * 5)
+    with pytest.raises(ValueError, match="`grad_output` must have the output's shape"):
+        strips_backward_op(torch.ones(shape), image, [row, column], [None] * 2, True, [True] * 5)
+
+
+def test_a_gradient_of_another_dtype_and_a_short_mask_are_refused():
+    image, row, column = torch.ones(1, 4, 9, 9), torch.ones(4, 1, 1, 3), torch.ones(4, 1, 3, 1)
+    with pytest.raises(ValueError, match=r"`grad_output` \(1, 4, 9, 9\) is torch.float64"):
+        strips_backward_op(image.double(), image, [row, column], [None] * 2, True, [True] * 5)
+    with pytest.raises(ValueError, match="`output_mask` must have 5 entries"):
+        strips_backward_op(image, image, [row, column], [None] * 2, True, [True])
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "value"),
+    [
+        ("stride", 0, [0, 1]),
+        ("padding", 1, [0, 0]),
+        ("dilation", 2, [1, -1]),
+        ("groups", 3, [0, 0]),
+    ],
+)
+def test_options_out_of_range_are_refused(name, at, value):
+    image, row, column = torch.ones(1, 4, 9, 9), torch.ones(4, 1, 1, 3), torch.ones(4, 1, 3, 1)
+    options = [[1, 1], [1, 1, 1, 1], [1, 1], [4, 4], "none"]
+    options[at] = value
+    with pytest.raises(ValueError, match=f"`{name}` "):
+        pair_op(image, row, column, None, None, *options)

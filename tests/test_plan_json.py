@@ -101,7 +101,7 @@ def test_there_and_back(drawn):
         {"wd_loss": False, "values": {"weight_decay": 0.1}},
         {"wd_loss": False, "values": {"weight_decay": Linear(0.1)}},
         {"values": {"decoupled_weight_decay": Cosine(0.1)}},
-        {"values": {"weight_decay": -0.1}},
+        {"values": {"weight_decay": 0.1}},
         {"values": {momentum: 0.1, set_size: Linear(0.0, 1.0)}, "momentum": 0.9},
         {"values": {"betas.1": Linear(0.9, 0.99)}},
         {"lr": [0.1]},

@@ -52,6 +52,9 @@ class backend:  # noqa: N801  (reads as torch.no_grad does)
         _current.set(name)
 
     def __enter__(self) -> backend:
+        if current_backend() != self._name:  # entered again, after it was left
+            self._previous = current_backend()
+            _current.set(self._name)
         return self
 
     def __exit__(

@@ -12,6 +12,7 @@ from pyphase.conv.options import Options, Two
 
 __all__ = [
     "Shapes",
+    "check_gradient",
     "check_pair",
     "check_strip",
     "check_tensors",
@@ -125,16 +126,32 @@ def check_strip(input_shape: Size, weights: tuple[Size, Size]) -> None:
 
 
 def check_tensors(input: Tensor, others: Iterable[tuple[str, Tensor | None]]) -> None:
-    """Raise unless all are floating point, of the input's dtype and on its device."""
+    """Raise unless all are floating point, of the input's dtype and on its device, and strided."""
     if input.dtype not in DTYPES:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         raise TypeError(f"`input` must be one of {names}, got {input.dtype}")
+    if input.layout != torch.strided or input.is_nested:
+        raise TypeError(f"`input` must be a dense tensor, got one of layout {input.layout}")
     for name, tensor in others:
-        if tensor is None or (tensor.dtype == input.dtype and tensor.device == input.device):
+        if tensor is None:
+            continue
+        if tensor.layout != torch.strided or tensor.is_nested:
+            raise TypeError(f"`{name}` must be a dense tensor, got one of layout {tensor.layout}")
+        if tensor.dtype == input.dtype and tensor.device == input.device:
             continue
         raise ValueError(
             f"`{name}` {tuple(tensor.shape)} is {tensor.dtype} on {tensor.device}, "
             f"but `input` {tuple(input.shape)} is {input.dtype} on {input.device}"
+        )
+
+
+def check_gradient(grad_output: Tensor, shape: Size, input: Tensor) -> None:
+    """Raise ValueError unless a gradient is one of an output of that shape."""
+    check_tensors(input, [("grad_output", grad_output)])
+    if tuple(grad_output.shape) != tuple(shape):
+        raise ValueError(
+            f"`grad_output` must have the output's shape, {tuple(shape)}, got "
+            f"{tuple(grad_output.shape)}"
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from pyphase.conv.check import check_gradient
 from pyphase.conv.compute import (
     allocate,
     compute_pair,
@@ -22,7 +23,7 @@ from pyphase.conv.compute import (
     compute_strips,
     compute_strips_backward,
 )
-from pyphase.conv.options import Options
+from pyphase.conv.options import Options, check_options
 from pyphase.conv.problem import PairProblem, StripsProblem, pair_problem, strips_problem
 from pyphase.conv.registry import add_formula, below_autograd, define, without_autocast
 from pyphase.conv.torch_pair import pair_backward, pair_forward, strips_backward, strips_forward
@@ -92,6 +93,7 @@ def _pair_backward(
 ) -> tuple[Tensor, ...]:
     *options, mask = options_and_mask
     problem = pair_problem(input, weight1, weight2, bias1, None, _options(options))
+    check_gradient(grad_output, problem.output[0], input)
     return tuple(compute_pair_backward(problem, grad_output, input, weight1, weight2, bias1, mask))
 
 
@@ -105,12 +107,14 @@ def _pair_backward_fake(
 ) -> tuple[Tensor, ...]:
     *options, mask = options_and_mask
     problem = PairProblem(input, weight1, weight2, bias1, None, _options(options))
+    check_gradient(grad_output, problem.output[0], input)
     return tuple(allocate(input, problem.grads, mask))
 
 
 def _options(values: Sequence[Any]) -> Options:
     stride, padding, dilation, groups, activation = values
-    return Options(tuple(stride), tuple(padding), tuple(dilation), tuple(groups), activation)
+    given = Options(tuple(stride), tuple(padding), tuple(dilation), tuple(groups), activation)
+    return check_options(given)
 
 
 pair_op = define(
@@ -194,13 +198,27 @@ def _strips_backward(
     grad_output: Tensor, input: Tensor, weights: Any, biases: Any, residual: bool, mask: Any
 ) -> list[Tensor]:
     problem = strips_problem(input, weights, biases, residual)
+    _check_strips_gradient(problem, grad_output, input, mask)
     return compute_strips_backward(problem, grad_output, input, weights, biases, mask)
 
 
 def _strips_backward_fake(
     grad_output: Tensor, input: Tensor, weights: Any, biases: Any, residual: bool, mask: Any
 ) -> list[Tensor]:
-    return allocate(input, StripsProblem(input, weights, biases, residual).grads, mask)
+    problem = StripsProblem(input, weights, biases, residual)
+    _check_strips_gradient(problem, grad_output, input, mask)
+    return allocate(input, problem.grads, mask)
+
+
+def _check_strips_gradient(
+    problem: StripsProblem, grad_output: Tensor, input: Tensor, mask: Sequence[bool]
+) -> None:
+    check_gradient(grad_output, problem.output[0], input)
+    if len(mask) != len(problem.grads):
+        raise ValueError(
+            f"`output_mask` must have {len(problem.grads)} entries, one for each gradient, got "
+            f"{len(mask)}"
+        )
 
 
 strips_op = define(

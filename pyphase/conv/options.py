@@ -7,9 +7,19 @@ from typing import Any, NamedTuple
 
 from pyphase.errors import shown
 
-__all__ = ["ACTIVATIONS", "Options", "make_options", "pair_of", "same_padding", "whole"]
+__all__ = [
+    "ACTIVATIONS",
+    "Options",
+    "check_options",
+    "make_options",
+    "pair_of",
+    "same_padding",
+    "whole",
+]
 
 ACTIVATIONS = ("none", "relu", "gelu", "silu")
+
+MOST = 2**31 - 1  # of any number here
 
 Two = tuple[int, int]
 Four = tuple[int, int, int, int]
@@ -47,6 +57,19 @@ def make_options(
     return Options(stride, sides, dilation, groups, check_activation(activation))
 
 
+def check_options(options: Options) -> Options:
+    """Return an op's options, which come as lists of any length, or raise ValueError."""
+    for name in ("stride", "padding", "dilation", "groups"):
+        count, least = (4, 0) if name == "padding" else (2, 1)
+        values: tuple[int, ...] = getattr(options, name)
+        if len(values) != count or min(values) < least:
+            raise ValueError(
+                f"`{name}` (={shown(values)}) must be {count} whole numbers >= {least}"
+            )
+    check_activation(options.activation)
+    return options
+
+
 def check_activation(activation: Any) -> str:
     """Return the name of an activation, or raise."""
     if activation in ACTIVATIONS:  # an unhashable one is in no tuple either
@@ -77,6 +100,8 @@ def pair_of(
         first = second = whole(name, value)
     if first < least or second < least:
         raise ValueError(f"`{name}` (={shown(value)}) must be >= {least}")
+    if max(first, second) > MOST:
+        raise ValueError(f"`{name}` (={shown(value)}) must be <= {MOST}")
     return first, second
 
 

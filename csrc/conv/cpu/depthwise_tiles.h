@@ -190,6 +190,10 @@ struct DepthwiseTiles {
     columns = (p.out_width + tiles - 1) / tiles;
     if (kPlanar) {
       columns = smaller(round_up(columns), p.out_width);
+      // The last vector of a tile ends with it, so that no tile may be narrower than a vector.
+      while (columns < p.out_width && p.out_width % columns > 0 && p.out_width % columns < kWidth) {
+        columns = smaller(columns + kWidth, p.out_width);
+      }
     }
     tiles = columns > 0 ? (p.out_width + columns - 1) / columns : 0;
     direct = !kPlanar && std::is_same_v<S, T> && p.out.channel == 1 && p.channels % kWidth == 0;

@@ -125,10 +125,6 @@ __attribute__((noinline)) void straight_rows(const StraightRows<S> &rows) {
   }
 }
 
-}  // namespace detail
-
-namespace detail {
-
 // A kernel of one tap, as of the residual in a sum of strips.
 template <class S>
 void scaled_rows(const StraightRows<S> &rows) {
@@ -139,11 +135,11 @@ void scaled_rows(const StraightRows<S> &rows) {
     const S *from = rows.src + r * rows.src_pitch;
     T *to = rows.dst + r * rows.dst_pitch;
     std::int64_t i = 0;
-    for (; i + kWidth <= rows.columns; i += kWidth) {
+    for (; i + kWidth <= smaller(rows.columns, rows.available); i += kWidth) {
       store(to + i, fma<T>(weight, load(from + i), rows.bias));
     }
-    if (i < rows.columns) {
-      store(to + i, fma<T>(weight, load_part(from + i, rows.columns - i), rows.bias));
+    for (; i < rows.columns; i += kWidth) {
+      store(to + i, fma<T>(weight, load_part(from + i, rows.available - i), rows.bias));
     }
   }
 }
