@@ -2,12 +2,13 @@
 
 Declare a run as :class:`TrainingPhase` objects, or take a recipe; look at the :class:`Plan`; train
 with :class:`PhaseScheduler` in a loop of your own, with :class:`PhaseLoop`, or with a
-:class:`Learner`. :mod:`pyphase.conv` has the convolutions: a 1xk and a kx1 one as a fused operator.
+:class:`Learner`. :mod:`pyphase.conv` has the convolutions: a 1xk and a kx1 one as a fused operator;
+:mod:`pyphase.nets` has networks that use them.
 """
 
 import torch  # noqa: F401  (first, so that one OpenMP pool serves torch and the extension)
 
-from pyphase import conv
+from pyphase import conv, nets
 from pyphase.apply.loop import PhaseLoop
 from pyphase.apply.scheduler import PhaseScheduler
 from pyphase.apply.sharded import load_sharded, save_sharded
@@ -78,6 +79,7 @@ __all__ = [
     "load_sharded",
     "lr_find",
     "lr_range_test",
+    "nets",
     "one_cycle",
     "overlay",
     "phases_1cycle",

@@ -24,7 +24,7 @@ def test_examples_run(name):
 
 PUBLIC = {
     f"{module.__name__}.{name}": getattr(module, name)
-    for module in (pyphase, pyphase.conv)
+    for module in (pyphase, pyphase.conv, pyphase.nets)
     for name in module.__all__
     if not inspect.ismodule(getattr(module, name))
 }

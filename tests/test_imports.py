@@ -28,13 +28,13 @@ LAYERS = [
     ["apply", "apply.*", "bars"],
     ["callbacks", "logs", "interrupt", "learner", "lr_finder", "progress", "record"],
     ["lightning"],
-    ["conv", "conv.*", "nets"],
+    ["conv", "conv.*", "nets", "nets.*"],
     ["demo", "demo_data"],
     ["__main__", "__init__"],
 ]
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 
-CONV = {"conv", "conv.*", "nets"}  # the half that knows nothing of phases, nor they of it
+CONV = {"conv", "conv.*", "nets", "nets.*"}  # the half that knows nothing of phases, nor they of it
 SHARED = {"_core", "_cuda", "errors"}  # what both halves may use
 MEET = {"demo", "demo_data", "__main__", "__init__"}  # where they meet
 LATE = {"plot", "plot_loss"}  # the only ones imported inside functions

@@ -111,6 +111,8 @@ def test_info_says_what_computes_the_convolutions(capsys, monkeypatch):
     assert re.search(rf"threads +{torch.get_num_threads()}, those of torch\n", printed)
     assert re.search(r"fused kernels +depthwise pairs and sums of them: every type\n", printed)
     assert re.search(r"pairs with one group: float32\n", printed)
+    assert re.search(r"batch norm +between the two \(pyphase.nets\): folded in eval mode", printed)
+    assert re.search(r"in training torch's own, unfused", printed)
     assert re.search(r"torch's own +all else", printed)
     assert re.search(r"CUDA +no kernel: torch's own convolutions\n", printed)
 
