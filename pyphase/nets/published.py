@@ -43,7 +43,7 @@ def load_published(module: nn.Module, state_dict: Mapping[str, Any], *, prefix: 
             for :class:`InceptionV4Stem` only, which takes what it knows.
 
     Raises:
-        TypeError: the module is none of the above, or ``state_dict`` no mapping.
+        TypeError: the module is none of the above, or ``state_dict`` no mapping to tensors.
         ValueError: names or shapes don't fit. The module is then as it was.
 
     Equivalent to: ``module.load_state_dict`` with the names changed.
@@ -62,11 +62,12 @@ def load_published(module: nn.Module, state_dict: Mapping[str, Any], *, prefix: 
         raise TypeError(f"`module` must be one of {known}, got a {type(module).__name__}")
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"`state_dict` must map names to tensors, got {shown(state_dict)}")
-    own = {
-        name.removeprefix(prefix): value
-        for name, value in state_dict.items()
-        if name.startswith(prefix)
-    }
+    own: Weights = {}
+    for name, value in state_dict.items():
+        if name.startswith(prefix):
+            if not isinstance(value, Tensor):
+                raise TypeError(f"`state_dict[{name!r}]` must be a tensor, got {shown(value)}")
+            own[name.removeprefix(prefix)] = value
     weights = rename(module, own)
     _check(module, weights, prefix)
     module.load_state_dict(weights)

@@ -74,8 +74,9 @@ def replace_stem(model: Model, kind: str, *, rank: int | None = None) -> Model:
         raise ValueError(f"`rank` (={shown(rank)}) is for kind='factorized' only")
     _check_quarters(stem)
     new = quarter_stem(stem.conv.in_channels, stem.conv.out_channels)
-    new.to(stem.conv.weight.device, stem.conv.weight.dtype).train(model.training)
-    _set(stem, new, nn.Identity(), nn.Identity(), nn.Identity())
+    new.to(stem.conv.weight.device, stem.conv.weight.dtype)
+    parts = (new, nn.Identity(), nn.Identity(), nn.Identity())
+    _set(stem, *(part.train(model.training) for part in parts))
     return model
 
 
