@@ -10,6 +10,15 @@ from torch import nn
 from pyphase import nets
 from pyphase.conv import FactorizedConv2d
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small images: more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 MODELS = {"ResNet": published.ResNet, "DenseNet": published.DenseNet}
 STEMS = {
     "ResNet": ("conv1", "bn1", "relu", "maxpool"),
