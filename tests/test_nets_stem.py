@@ -10,6 +10,7 @@ from torch import nn
 from pyphase import nets
 from pyphase.conv import FactorizedConv2d
 
+
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Small images: more threads only wait for each other."""
