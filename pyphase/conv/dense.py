@@ -7,7 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["full_rank", "merge_bias", "merge_weights", "split_weight"]
+__all__ = [
+    "as_matrices",
+    "full_rank",
+    "merge_bias",
+    "merge_weights",
+    "split_matrices",
+    "split_weight",
+]
 
 
 def merge_weights(
@@ -58,22 +65,36 @@ def full_rank(weight: Tensor, groups: int, row_first: bool) -> int:
 
 
 def split_weight(weight: Tensor, groups: int, rank: int, row_first: bool) -> tuple[Tensor, Tensor]:
-    """Return the pair with ``rank`` channels per group whose product is nearest to ``weight``.
+    """Return the pair with ``rank`` channels per group whose product is nearest to ``weight``."""
+    matrices = as_matrices(weight, groups, row_first)
+    return split_matrices(matrices, rank, weight.shape, row_first)
 
-    For each group the kernel is a matrix, with the first convolution's sides (i, h) on one hand
-    and the second one's (o, v) on the other. Its truncated SVD is the nearest matrix of that rank
-    in the sum of squares; both weights take the roots of the singular values.
+
+def as_matrices(weight: Tensor, groups: int, row_first: bool) -> Tensor:
+    """Return a kernel as a matrix per group, which the pair's product must come near to.
+
+    The second convolution's sides (o, v) on one hand and the first one's (i, h) on the other, for
+    a row first; (o, h) and (i, v) for a column first. Shape (g, o v, i h).
     """
     out_channels, in_channels, height, width = weight.shape
     kernel = weight.reshape(groups, out_channels // groups, in_channels, height, width)
-    if row_first:
-        matrix = kernel.permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2)  # (g, o v, i h)
-    else:
-        matrix = kernel.permute(0, 1, 4, 2, 3).flatten(3).flatten(1, 2)  # (g, o h, i v)
-    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    axes = (0, 1, 3, 2, 4) if row_first else (0, 1, 4, 2, 3)
+    return kernel.permute(axes).flatten(3).flatten(1, 2)
+
+
+def split_matrices(
+    matrices: Tensor, rank: int, shape: tuple[int, ...], row_first: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the pair whose product is nearest to the matrices of a kernel of this shape.
+
+    The truncated SVD is the nearest matrix of its rank in the sum of squares; both weights take
+    the roots of the singular values.
+    """
+    out_channels, in_channels = shape[:2]
+    left, values, right = torch.linalg.svd(matrices, full_matrices=False)
     root = values[:, :rank].sqrt()
     left, right = left[:, :, :rank] * root[:, None], right[:, :rank] * root[:, :, None]
-    first = right.reshape(groups * rank, in_channels, -1)
+    first = right.reshape(len(matrices) * rank, in_channels, -1)
     second = left.reshape(out_channels, -1, rank).transpose(1, 2)
     if row_first:
         return first.unsqueeze(2), second.unsqueeze(3)

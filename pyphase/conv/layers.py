@@ -17,7 +17,7 @@ from pyphase.conv.functional import Two, run_pair, run_strips
 from pyphase.conv.options import Options, make_options, pair_of, same_padding, whole
 from pyphase.errors import check_flags, shown
 
-__all__ = ["FactorizedConv2d", "MultiStripConv2d"]
+__all__ = ["FactorizedConv2d", "MultiStripConv2d", "pair_like"]
 
 skip_init: Any = nn.utils.skip_init  # leaves the random numbers alone
 
@@ -268,29 +268,39 @@ class FactorizedConv2d(nn.Module):
         full = full_rank(conv.weight, groups, order == "row_col")
         if not 1 <= rank <= full:
             raise ValueError(f"`rank` (={rank}) must be in 1 ... {full}, the full rank")
-        padding: Any = 0 if conv.padding == "valid" else conv.padding
-        layer: FactorizedConv2d = skip_init(
-            cls,
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            mid_channels=groups * rank,
-            stride=conv.stride,
-            padding=padding,
-            dilation=conv.dilation,
-            groups=groups,
-            bias=conv.bias is not None,
-            order=order,
-            device=conv.weight.device,
-            dtype=conv.weight.dtype,
-        )
+        layer = pair_like(conv, rank, order)
         first, second = split_weight(conv.weight.double().cpu(), groups, rank, order == "row_col")
         layer.weight1.copy_(first)
         layer.weight2.copy_(second)
-        if conv.bias is not None:
-            cast(Tensor, layer.bias2).copy_(conv.bias)
-        layer.train(conv.training)
         return layer
+
+
+@torch.no_grad()
+def pair_like(conv: nn.Conv2d, rank: int, order: str) -> FactorizedConv2d:
+    """Return a pair with a convolution's options and bias, and weights that are yet to be filled.
+
+    It has ``rank`` channels per group between the two.
+    """
+    padding: Any = 0 if conv.padding == "valid" else conv.padding
+    layer: FactorizedConv2d = skip_init(
+        FactorizedConv2d,
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        mid_channels=conv.groups * rank,
+        stride=conv.stride,
+        padding=padding,
+        dilation=conv.dilation,
+        groups=conv.groups,
+        bias=conv.bias is not None,
+        order=order,
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
+    )
+    if conv.bias is not None:
+        cast(Tensor, layer.bias2).copy_(conv.bias)
+    layer.train(conv.training)
+    return layer
 
 
 class MultiStripConv2d(nn.Module):
