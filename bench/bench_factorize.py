@@ -80,7 +80,7 @@ def milliseconds(models: dict[str, nn.Module], images: torch.Tensor, quick: bool
             model(images)
 
     calls = {name: functools.partial(timed, model.eval()) for name, model in models.items()}
-    found = interleave_quiet(calls, repeats=2, rounds=3 if quick else 15, limit=3 if quick else 40)
+    found = interleave_quiet(calls, repeats=2, rounds=3 if quick else 15, limit=3 if quick else 10)
     texts = {}
     for name, own in found.items():
         low, median, high = (1e3 * seconds for seconds in own.timing)
@@ -102,7 +102,7 @@ def main() -> None:
     loaders = both(images, held_out, size)
     sgd = functools.partial(torch.optim.SGD, weight_decay=5e-4, nesterov=True)
     cosine = DecayType.COSINE
-    epochs = 1 if args.quick else 6
+    epochs = 1 if args.quick else 4
     rates = [
         TrainingPhase(epochs / 3, sgd, (0.005, 0.05), cosine, momentum=0.9, name="warm-up"),
         TrainingPhase(epochs * 2 / 3, sgd, (0.05, 0.0005), cosine, momentum=0.9, name="anneal"),

@@ -158,9 +158,8 @@ def _moment(conv: nn.Conv2d, input: Tensor) -> tuple[Tensor, int]:
     input = (input if input.ndim == 4 else input.unsqueeze(0)).double()
     height, width = conv.kernel_size
     if conv.padding == "same":
-        top, bottom, left, right = same_padding(
-            (height, width), pair_of("", conv.dilation, least=1)
-        )
+        dilation = pair_of("dilation", conv.dilation, least=1)
+        top, bottom, left, right = same_padding((height, width), dilation)
     else:
         top, left = (0, 0) if isinstance(conv.padding, str) else conv.padding
         bottom, right = top, left

@@ -23,6 +23,11 @@ class Choice(NamedTuple):
     cost: float  # MACs of all calls, or seconds
     error: float  # relative and squared: ||change||^2 / ||whole||^2
 
+    @property
+    def loss(self) -> float:
+        """-log of the energy kept: a model's losses add up, and no layer is given up for a sum."""
+        return -math.log(max(1 - self.error, 1e-300))
+
 
 class Shape(NamedTuple):
     """What a layer's MACs and parameters follow from, by order."""
@@ -80,7 +85,7 @@ def ladder(most: int, multiple: int, steps: int) -> list[int]:
 def hull(dense: Choice, choices: Iterable[Choice]) -> list[Choice]:
     """Return the choices below every line between two others, from the dearest to the cheapest.
 
-    It begins with the dense layer: along it, error per saved cost only grows.
+    It begins with the dense layer: along it, loss per saved cost only grows.
     """
     ordered = sorted(choices, key=lambda choice: (-choice.cost, choice.error))
     kept = [dense]
@@ -99,14 +104,14 @@ class Move(NamedTuple):
 
     layer: int
     choice: Choice
-    slope: float  # error added per cost saved
+    slope: float  # loss added per cost saved
 
 
 def greedy(hulls: Sequence[Sequence[Choice]]) -> list[Move]:
-    """Return all steps from the dense model to its cheapest, the least error per cost first.
+    """Return all steps from the dense model to its cheapest, the least loss per cost first.
 
     The slopes along a hull only grow, so sorting them is the greedy choice at every step, and
-    each point of the path has the least error of all choices from the hulls at its cost.
+    each point of the path has the least loss of all choices from the hulls at its cost.
     """
     moves = [
         Move(layer, after, _slope(before, after))
@@ -118,7 +123,7 @@ def greedy(hulls: Sequence[Sequence[Choice]]) -> list[Move]:
 
 def _slope(before: Choice, after: Choice) -> float:
     saved = before.cost - after.cost
-    return (after.error - before.error) / saved if saved > 0 else math.inf
+    return (after.loss - before.loss) / saved if saved > 0 else math.inf
 
 
 def all_choices(

@@ -82,7 +82,7 @@ class Layer:
         """Return why no rank serves."""
         order = min(self.shape.macs_per_rank, key=lambda key: self.shape.macs_per_rank[key])
         least = self.multiple * self.shape.macs_per_rank[order] / self.shape.macs
-        return f"no gain: rank {self.multiple} has {least:.0%} of its MACs"
+        return f"no gain: its lowest rank, {self.multiple}, has {least:.0%} of its MACs"
 
     def break_even(self) -> int:
         """Return the least rank at which neither order gains."""
@@ -132,7 +132,7 @@ def by_energy(layer: Layer, energy: float) -> str:
 
 
 class _Path:
-    """The greedy path of a model from dense to its cheapest, the least error per cost first."""
+    """The greedy path of a model from dense to its cheapest, the least loss per cost first."""
 
     def __init__(
         self, layers: Sequence[Layer], costs: Sequence[float], choices: list[list[Choice]]
