@@ -163,11 +163,11 @@ def test_score_falls_no_more_than_allowed(model):
         seen.append(-(net(IMAGES) - expected).norm().item() / expected.norm().item())
         return seen[-1]
 
-    plan = plan_of(model, max_drop=0.1, evaluate=evaluate)
+    plan = plan_of(model, max_drop=0.4, evaluate=evaluate)
     assert plan.scores[0] == 0
-    assert -0.1 <= plan.scores[1] < 0
+    assert -0.4 <= plan.scores[1] < 0
     assert plan.macs[1] < plan.macs[0]
-    assert min(seen) < -0.1  # the next steps were tried
+    assert min(seen) < -0.4  # the next steps were tried
     plan.apply()
     assert evaluate(model) == pytest.approx(plan.scores[1], rel=1e-4)
     assert "score 0 -> -0.0" in repr(plan)

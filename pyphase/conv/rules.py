@@ -158,13 +158,13 @@ class _Path:
         for count in range(len(self.moves) + 1):
             self.take(count)
             if self.saved() >= wanted:
-                if count:
-                    self._give_back(self.moves[count - 1].layer, wanted)
+                for move in reversed(self.moves[:count]):
+                    self._give_back(move.layer, wanted)
                 break
         return self.saved()
 
     def _give_back(self, index: int, wanted: float) -> None:
-        """Let the last layer moved keep what the budget leaves it: choices off the hull too."""
+        """Let a layer keep what the budget leaves it: choices off the hull too."""
         layer = self.layers[index]
         assert layer.choice is not None
         limit = layer.choice.cost + self.saved() - wanted
