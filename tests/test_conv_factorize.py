@@ -119,8 +119,12 @@ def test_options_of_the_convolution(options, order):
 def test_macs_budget(model, calibrated):
     options = {"calibration": IMAGES} if calibrated else {}
     plan = plan_of(model, macs=0.5, **options)
-    share = plan.macs[1] / plan.macs[0]
-    assert 0.47 < share <= 0.5
+    left = 0.5 * plan.macs[0] - plan.macs[1]
+    assert left >= 0
+    for layer in plan.layers:  # no layer could have another channel
+        if not layer.reason:
+            a_rank = layer.macs[1] // layer.rank
+            assert a_rank > left or layer.macs[1] + a_rank >= layer.macs[0]
     energies = plan_of(model, ratio=0.5, **options)
     tighter = plan_of(model, macs=energies.macs[1] / energies.macs[0], **options)
     products = [
@@ -170,7 +174,7 @@ def test_score_falls_no_more_than_allowed(model):
     assert min(seen) < -0.4  # the next steps were tried
     plan.apply()
     assert evaluate(model) == pytest.approx(plan.scores[1], rel=1e-4)
-    assert "score 0 -> -0.0" in repr(plan)
+    assert f"-> {plan.scores[1]:.6g}" in repr(plan)
 
 
 def test_latency_is_measured():

@@ -181,7 +181,8 @@ class _OutputFit:
         return second.flatten(1) @ half.flatten(0, 1)
 
     def _back(self, second: Tensor, outputs: Tensor) -> Tensor:
-        return second.flatten(0, 1).T @ outputs.reshape(-1, self.n)
+        back: Tensor = second.flatten(0, 1).T @ outputs.reshape(-1, self.n)
+        return back
 
     def _normalized(self, first: Tensor) -> Tensor:
         """Return the same row space with B (sum of moments) B^T = 1."""
