@@ -76,7 +76,7 @@ class FactorPlan:
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 5, padding=2), torch.nn.ReLU())
         >>> from pyphase import conv
-        >>> plan = conv.factorize(model, torch.zeros(1, 8, 9, 9), rank=6)
+        >>> plan = conv.factorize(model, torch.zeros(1, 8, 9, 9), rank=6, order="row_col")
         >>> plan.apply()
         >>> model[0]
         FactorizedConv2d(8, 16, kernel_size=(5, 5), mid_channels=6, stride=(1, 1), padding=(2, 2))

@@ -99,7 +99,8 @@ def factorize(
     Example:
         >>> import torch
         >>> model = nn.Sequential(nn.Conv2d(3, 16, 5, padding=2), nn.ReLU(), nn.Conv2d(16, 8, 1))
-        >>> plan = factorize(model, torch.zeros(1, 3, 32, 32), ratio=0.5, measure=False)
+        >>> image = torch.zeros(1, 3, 32, 32)
+        >>> plan = factorize(model, image, ratio=0.5, order="row_col", measure=False)
         >>> [(layer.name, layer.rank, layer.reason) for layer in plan.layers]
         [('0', 6, ''), ('2', 0, '1x1: there is nothing to split')]
         >>> plan.apply()
