@@ -181,10 +181,10 @@ class _OutputFit:
         return second.flatten(1) @ half.flatten(0, 1)
 
     def _back(self, second: Tensor, outputs: Tensor) -> Tensor:
-        back: Tensor = second.flatten(0, 1).T @ outputs.reshape(-1, self.n)
-        return back
+        return second.flatten(0, 1).T @ outputs.reshape(-1, self.n)
 
     def _normalized(self, first: Tensor) -> Tensor:
         """Return the same row space with B (sum of moments) B^T = 1."""
         root = torch.linalg.cholesky(first @ self.inner @ first.T)
-        return torch.linalg.solve_triangular(root, first, upper=False)
+        normalized: Tensor = torch.linalg.solve_triangular(root, first, upper=False)
+        return normalized
