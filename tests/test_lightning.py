@@ -28,6 +28,14 @@ QUIET = {
     "accelerator": "cpu",
     "num_sanity_val_steps": 0,
 }
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """Without a logger, a Trainer writes its checkpoints where it stands."""
+    monkeypatch.chdir(tmp_path)
+
+
 PLAN = Plan(one_cycle(0.5, total_steps=20, cycle_momentum=True))
 
 
