@@ -109,23 +109,6 @@ void backward(const Pair &pair, const PairData &data, const void *grad_y, const 
   depthwise_backward(pair, data, grad_y, grad, nullptr);
 }
 
-Strips make_strips(std::vector<Pair> pairs, bool residual) {
-  if (pairs.empty()) {
-    throw std::invalid_argument("a sum of strips: at least one pair is needed");
-  }
-  const Pair &one = pairs[0];
-  for (const Pair &pair : pairs) {
-    if (pair.batch != one.batch || pair.height != one.height || pair.width != one.width ||
-        pair.channels[0] != one.channels[0] || pair.channels[2] != one.channels[0] ||
-        pair.channels_last != one.channels_last || pair.scalar != one.scalar ||
-        pair.out_height != one.height || pair.out_width != one.width) {
-      throw std::invalid_argument(
-          "a sum of strips: all pairs must map one image to images of its size, layout and dtype");
-    }
-  }
-  return {std::move(pairs), residual};
-}
-
 Route route(const Strips &strips) {
   for (const Pair &pair : strips.pairs) {
     const bool plain =

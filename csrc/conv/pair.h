@@ -1,7 +1,6 @@
 // A factorized convolution that has been checked, ready to be called with addresses.
 #pragma once
 
-#include <vector>
 
 #include "kernels.h"
 
@@ -15,24 +14,10 @@ Route route(const Pair &pair);
 // Whether the fused kernel is expected to be the faster one: a pure function of the problem.
 bool wins(const Pair &pair, bool backward);
 
-// Contiguous weights and biases, images in the layout of the pair; a null bias is zero.
-struct PairData {
-  const void *x, *w1, *w2, *b1, *b2;
-};
-
 void forward(const Pair &pair, const PairData &data, void *y);
 void backward(const Pair &pair, const PairData &data, const void *grad_y, const Gradients &grad);
 
-// A sum of depthwise pairs over one image, each padded to its size, and the image itself if
-// `residual`. Pairs whose orders differ have no kernel.
-struct Strips {
-  std::vector<Pair> pairs;
-  bool residual;
-};
-
-// Throws std::invalid_argument where the pairs are none, or not of one image.
-Strips make_strips(std::vector<Pair> pairs, bool residual);
-
+// Pairs whose orders differ have no kernel.
 Route route(const Strips &strips);
 bool wins(const Strips &strips);
 void forward(const Strips &strips, const std::vector<PairData> &data, void *y);

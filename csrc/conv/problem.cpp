@@ -1,6 +1,7 @@
 #include "problem.h"
 
 #include <stdexcept>
+#include <utility>
 
 namespace pyphase::conv {
 namespace {
@@ -99,6 +100,23 @@ Pair make_pair(const PairRequest &r) {
   pair.activation = parse_activation(r.activation);
   pair.scalar = parse_scalar(r.dtype);
   return pair;
+}
+
+Strips make_strips(std::vector<Pair> pairs, bool residual) {
+  if (pairs.empty()) {
+    throw std::invalid_argument("a sum of strips: at least one pair is needed");
+  }
+  const Pair &one = pairs[0];
+  for (const Pair &pair : pairs) {
+    if (pair.batch != one.batch || pair.height != one.height || pair.width != one.width ||
+        pair.channels[0] != one.channels[0] || pair.channels[2] != one.channels[0] ||
+        pair.channels_last != one.channels_last || pair.scalar != one.scalar ||
+        pair.out_height != one.height || pair.out_width != one.width) {
+      throw std::invalid_argument(
+          "a sum of strips: all pairs must map one image to images of its size, layout and dtype");
+    }
+  }
+  return {std::move(pairs), residual};
 }
 
 }  // namespace pyphase::conv

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace pyphase::conv {
 
@@ -32,6 +33,11 @@ struct Pair {
   std::int64_t mid_width() const { return row_first ? out_width : width; }
 };
 
+// Contiguous weights and biases, images in the layout of the pair; a null bias is zero.
+struct PairData {
+  const void *x, *w1, *w2, *b1, *b2;
+};
+
 // Addresses for a backward pass; a null gradient is not asked for.
 struct Gradients {
   void *x, *w1, *w2, *b1, *b2;
@@ -50,5 +56,15 @@ struct PairRequest {
 
 // Throws std::invalid_argument where the sizes don't make a convolution, or overflow.
 Pair make_pair(const PairRequest &request);
+
+// A sum of depthwise pairs over one image, each padded to its size, and the image itself if
+// `residual`.
+struct Strips {
+  std::vector<Pair> pairs;
+  bool residual;
+};
+
+// Throws std::invalid_argument where the pairs are none, or not of one image.
+Strips make_strips(std::vector<Pair> pairs, bool residual);
 
 }  // namespace pyphase::conv
