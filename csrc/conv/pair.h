@@ -1,7 +1,6 @@
 // A factorized convolution that has been checked, ready to be called with addresses.
 #pragma once
 
-
 #include "kernels.h"
 
 namespace pyphase::conv {

@@ -33,6 +33,7 @@ struct Device {
   double bandwidth;      // bytes a second, of the memory
   double fma;            // float32 operations a second, two for each multiply-add
   double tensor;         // the same of mma.sync on bfloat16, summed in float32, without sparsity
+  double tensor_best;    // the same of the fastest instructions (wgmma, tcgen05), for cuDNN
 };
 
 using Grid = std::array<unsigned, 3>;  // x, y, z
