@@ -1,15 +1,9 @@
-// The Python face of the factorized convolutions: names, types and docstrings, no logic. Tensors
-// come as addresses, so that one build serves every version of torch.
+// The Python face of the factorized convolutions: names, types and docstrings, no logic.
 #include "conv.h"
-
-#include <pybind11/stl.h>
-
-#include <initializer_list>
-#include <optional>
-#include <string>
 
 #include "../conv/dispatch.h"
 #include "../conv/pair.h"
+#include "address.h"
 
 namespace py = pybind11;
 
@@ -18,21 +12,8 @@ namespace {
 
 using conv::Pair;
 using conv::PairData;
-using conv::PairRequest;
 using conv::Route;
 using conv::Strips;
-
-using Address = std::optional<std::uintptr_t>;
-using Addresses = std::vector<Address>;
-
-void *pointer(const Address &address) {
-  return reinterpret_cast<void *>(address.value_or(0));  // NOLINT(performance-no-int-to-ptr)
-}
-
-void *required(const Address &address, const char *name) {
-  return address.value_or(0) ? pointer(address)
-                             : throw py::value_error(std::string(name) + " is a null address");
-}
 
 const char *name_of(Route route) {
   return route == Route::depthwise ? "depthwise" : route == Route::dense ? "dense" : "";
@@ -44,8 +25,7 @@ std::array<std::int64_t, 4> output_shape(const Pair &pair) {
 
 void pair_forward(const Pair &pair, Address x, Address w1, Address w2, Address b1, Address b2,
                   Address y) {
-  const PairData data{required(x, "x"), required(w1, "w1"), required(w2, "w2"), pointer(b1),
-                      pointer(b2)};
+  const PairData data = pair_data(x, w1, w2, b1, b2);
   void *out = required(y, "y");
   const py::gil_scoped_release release;
   conv::forward(pair, data, out);
@@ -54,33 +34,16 @@ void pair_forward(const Pair &pair, Address x, Address w1, Address w2, Address b
 void pair_backward(const Pair &pair, Address x, Address w1, Address w2, Address b1, Address grad_y,
                    Address grad_x, Address grad_w1, Address grad_w2, Address grad_b1,
                    Address grad_b2) {
-  const PairData data{required(x, "x"), required(w1, "w1"), required(w2, "w2"), pointer(b1),
-                      nullptr};
+  const PairData data = pair_data(x, w1, w2, b1, {});
   const void *from = required(grad_y, "grad_y");
-  const conv::Gradients grad{pointer(grad_x), pointer(grad_w1), pointer(grad_w2), pointer(grad_b1),
-                             pointer(grad_b2)};
+  const conv::Gradients grad = gradients(grad_x, grad_w1, grad_w2, grad_b1, grad_b2);
   const py::gil_scoped_release release;
   conv::backward(pair, data, from, grad);
 }
 
-// Each list of addresses must have an entry for each strip.
-void check_lengths(const Strips &strips, std::initializer_list<const Addresses *> lists) {
-  for (const Addresses *list : lists) {
-    if (list->size() != strips.pairs.size()) {
-      throw py::value_error("expected " + std::to_string(strips.pairs.size()) +
-                            " addresses, one for each strip, got " + std::to_string(list->size()));
-    }
-  }
-}
-
 void strips_forward(const Strips &strips, Address x, const Addresses &w1, const Addresses &w2,
                     const Addresses &b1, const Addresses &b2, Address y) {
-  check_lengths(strips, {&w1, &w2, &b1, &b2});
-  std::vector<PairData> data;
-  for (std::size_t i = 0; i < strips.pairs.size(); ++i) {
-    data.push_back({required(x, "x"), required(w1[i], "w1"), required(w2[i], "w2"), pointer(b1[i]),
-                    pointer(b2[i])});
-  }
+  const std::vector<PairData> data = strips_data(strips, x, w1, w2, b1, b2);
   void *out = required(y, "y");
   const py::gil_scoped_release release;
   conv::forward(strips, data, out);
@@ -89,15 +52,9 @@ void strips_forward(const Strips &strips, Address x, const Addresses &w1, const 
 void strips_backward(const Strips &strips, Address x, const Addresses &w1, const Addresses &w2,
                      const Addresses &b1, Address grad_y, Address grad_x, const Addresses &grad_w1,
                      const Addresses &grad_w2, const Addresses &grad_b1, const Addresses &grad_b2) {
-  check_lengths(strips, {&w1, &w2, &b1, &grad_w1, &grad_w2, &grad_b1, &grad_b2});
-  std::vector<PairData> data;
-  std::vector<conv::Gradients> grad;
-  for (std::size_t i = 0; i < strips.pairs.size(); ++i) {
-    data.push_back(
-        {required(x, "x"), required(w1[i], "w1"), required(w2[i], "w2"), pointer(b1[i]), nullptr});
-    grad.push_back({pointer(grad_x), pointer(grad_w1[i]), pointer(grad_w2[i]), pointer(grad_b1[i]),
-                    pointer(grad_b2[i])});
-  }
+  const std::vector<PairData> data = strips_data(strips, x, w1, w2, b1, Addresses(b1.size()));
+  std::vector<conv::Gradients> grad =
+      strips_gradients(strips, grad_x, grad_w1, grad_w2, grad_b1, grad_b2);
   const void *from = required(grad_y, "grad_y");
   const py::gil_scoped_release release;
   conv::backward(strips, data, from, std::move(grad));
@@ -112,16 +69,7 @@ void bind_conv(py::module_ &m) {
   m.def("isas", &conv::instruction_sets, "Instruction sets that run on this machine.");
   py::class_<Pair>(m, "ConvPair",
                    "A 1xk and a kx1 convolution as one problem, checked at construction.")
-      .def(py::init([](const conv::Shape &input_shape, const conv::Shape &weight1_shape,
-                       const conv::Shape &weight2_shape, std::array<std::int64_t, 2> stride,
-                       const conv::Shape &padding, std::array<std::int64_t, 2> dilation,
-                       std::array<std::int64_t, 2> groups, std::string activation,
-                       std::string dtype, bool channels_last) {
-             return conv::make_pair({input_shape, weight1_shape, weight2_shape, stride, dilation,
-                                     groups, padding, std::move(activation), std::move(dtype),
-                                     channels_last});
-           }),
-           py::kw_only(), py::arg("input_shape"), py::arg("weight1_shape"),
+      .def(py::init(&stated_pair), py::kw_only(), py::arg("input_shape"), py::arg("weight1_shape"),
            py::arg("weight2_shape"), py::arg("stride"), py::arg("padding"), py::arg("dilation"),
            py::arg("groups"), py::arg("activation"), py::arg("dtype"), py::arg("channels_last"))
       .def_property_readonly("output_shape", &output_shape, "(N, C, H, W) of the output.")

@@ -1,0 +1,114 @@
+# The CUDA kernels, where there is an nvcc that compiles them.
+#
+#   PYPHASE_CUDA=AUTO  build them if nvcc is found and works; else say why not, and go on
+#   PYPHASE_CUDA=ON    an nvcc that does not work is an error
+#   PYPHASE_CUDA=OFF   no word about CUDA
+#
+# An environment variable of that name counts where no option is given, for pip. Architectures: the
+# GPUs of this machine, or CMAKE_CUDA_ARCHITECTURES (CUDAARCHS) as given; without a GPU, machine code
+# for sm_80, which all of 8.x run, and PTX of it, which the driver compiles for newer GPUs at first use.
+set(default AUTO)
+if(DEFINED ENV{PYPHASE_CUDA} AND NOT "$ENV{PYPHASE_CUDA}" STREQUAL "")
+  set(default $ENV{PYPHASE_CUDA})
+endif()
+set(PYPHASE_CUDA ${default} CACHE STRING "Build the CUDA kernels: AUTO, ON or OFF")
+set_property(CACHE PYPHASE_CUDA PROPERTY STRINGS AUTO ON OFF)
+string(TOUPPER "${PYPHASE_CUDA}" cuda)
+if(NOT cuda MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "PYPHASE_CUDA (=${PYPHASE_CUDA}) must be AUTO, ON or OFF")
+endif()
+
+function(cuda_is_missing why)
+  if(cuda STREQUAL ON)
+    message(FATAL_ERROR "PYPHASE_CUDA=ON, but ${why}")
+  endif()
+  message(STATUS "CUDA kernels: no, since ${why}")
+endfunction()
+
+# Set CMAKE_CUDA_ARCHITECTURES to those of this machine's GPUs, else to the list above.
+macro(choose_cuda_architectures)
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND DEFINED ENV{CUDAARCHS})
+    set(CMAKE_CUDA_ARCHITECTURES $ENV{CUDAARCHS})
+  endif()
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    set(capabilities)
+    find_program(NVIDIA_SMI nvidia-smi)
+    if(NVIDIA_SMI)
+      execute_process(COMMAND ${NVIDIA_SMI} --query-gpu=compute_cap --format=csv,noheader
+        OUTPUT_VARIABLE capabilities ERROR_QUIET RESULT_VARIABLE failed TIMEOUT 60)
+      string(REGEX MATCHALL "[0-9]+\\.[0-9]" capabilities "${capabilities}")
+      string(REPLACE "." "" capabilities "${capabilities}")
+      list(REMOVE_DUPLICATES capabilities)
+    endif()
+    if(capabilities AND NOT failed)
+      list(TRANSFORM capabilities APPEND -real)
+      set(CMAKE_CUDA_ARCHITECTURES ${capabilities})
+    else()
+      set(CMAKE_CUDA_ARCHITECTURES 80)
+    endif()
+  endif()
+endmacro()
+
+set(PYPHASE_HAS_CUDA FALSE)
+if(NOT cuda STREQUAL OFF)
+  choose_cuda_architectures()
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(NOT CMAKE_CUDA_COMPILER)
+    cuda_is_missing("there is no nvcc that compiles a program")
+  else()
+    enable_language(CUDA)
+    foreach(kind STANDARD EXTENSION)  # CMake before 3.26 does not know that nvcc has C++20
+      if(NOT CMAKE_CUDA20_${kind}_COMPILE_OPTION)
+        set(CMAKE_CUDA20_${kind}_COMPILE_OPTION -std=c++20)
+      endif()
+    endforeach()
+    # What is too old for the kernels is found now, not in the build.
+    try_compile(PYPHASE_NVCC_WORKS ${CMAKE_CURRENT_BINARY_DIR}/probe
+      SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/cmake/probe.cu
+      COMPILE_DEFINITIONS -std=c++20 OUTPUT_VARIABLE said)
+    if(PYPHASE_NVCC_WORKS)
+      set(PYPHASE_HAS_CUDA TRUE)
+      string(REPLACE ";" ", " shown "${CMAKE_CUDA_ARCHITECTURES}")
+      message(STATUS
+        "CUDA kernels: yes, nvcc ${CMAKE_CUDA_COMPILER_VERSION}, architectures ${shown}")
+    else()
+      file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/probe.log "${said}")
+      cuda_is_missing("nvcc ${CMAKE_CUDA_COMPILER_VERSION} does not compile cmake/probe.cu (see \
+${CMAKE_CURRENT_BINARY_DIR}/probe.log)")
+    endif()
+  endif()
+endif()
+
+if(PYPHASE_HAS_CUDA)
+  set(cuda_warnings -Xcompiler=-Wall,-Wextra)
+  if(PYPHASE_WERROR)
+    list(APPEND cuda_warnings --Werror=all-warnings)
+  endif()
+  add_library(cuda_kernels OBJECT
+    csrc/conv/cuda/dense.cu
+    csrc/conv/cuda/depthwise.cu
+    csrc/conv/cuda/device.cu)
+  target_compile_options(cuda_kernels PRIVATE -O3 ${cuda_warnings})
+  set_target_properties(cuda_kernels PROPERTIES POSITION_INDEPENDENT_CODE ON CUDA_STANDARD 20
+    CUDA_VISIBILITY_PRESET hidden CUDA_RUNTIME_LIBRARY Static)
+
+  pybind11_add_module(_cuda NO_EXTRAS
+    csrc/bindings/cuda.cpp
+    csrc/conv/problem.cpp
+    csrc/conv/cuda/clock_rates.cpp
+    csrc/conv/cuda/dense_plan.cpp
+    csrc/conv/cuda/depthwise_plan.cpp
+    csrc/conv/cuda/plan.cpp
+    csrc/conv/cuda/run.cpp
+    $<TARGET_OBJECTS:cuda_kernels>)
+  target_compile_features(_cuda PRIVATE cxx_std_20)
+  target_compile_options(_cuda PRIVATE -O3 ${warnings})
+  target_compile_definitions(_cuda PRIVATE PYPHASE_CUDA_MODULE=_cuda
+    PYPHASE_CUDA_ARCHITECTURES="${shown}"
+    PYPHASE_CUDA_COMPILER="nvcc ${CMAKE_CUDA_COMPILER_VERSION}")
+  set_target_properties(_cuda PROPERTIES LINKER_LANGUAGE CXX CUDA_RUNTIME_LIBRARY None)
+  find_package(CUDAToolkit REQUIRED)
+  target_link_libraries(_cuda PRIVATE CUDA::cudart_static)
+  install(TARGETS _cuda DESTINATION pyphase)
+endif()
