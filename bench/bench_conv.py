@@ -1,14 +1,14 @@
-"""Speed of the fused factorized convolutions on the CPU, against torch's two convolutions.
+"""Speed of the fused factorized convolutions, against torch's two convolutions.
 
-    python bench/bench_conv.py [--quick] [--only GROUP[,GROUP]] [--shapes REGEX] [--threads N[,N]]
-                               [--json FILE] [--picture FILE] [--[no-]compile] [--memory]
+    python bench/bench_conv.py [--device cuda] [--quick] [--only GROUP[,GROUP]] [--shapes REGEX]
+                               [--threads N[,N]] [--json FILE] [--picture FILE] [--[no-]compile] [--memory]
 
 Every contestant's output and gradients are held against float64 before it is timed: the package's
 error may be twice torch's own, or a few roundings. Then all take turns, in the same layout, with
 the same tensors; fresh output memory and all of a call's cost are in the time. glibc keeps freed
 memory (else torch's temporaries fault their pages in at every call, and torch comes out two to
 three times slower), and samples in which the process was switched out do not count. A star: too
-few samples were left for a median, the best is shown.
+few samples were left for a median, the best is shown. On a GPU: see conv_cuda.py.
 
 The share of the roofline is the time that the machine would need for the definition's multiply-adds
 or for reading x and writing y (backward: x, dy, dx too), whichever is more, over the time taken.
@@ -26,6 +26,7 @@ from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
+import conv_cuda
 import conv_external
 import torch
 from conv_contestants import CONTEXT
@@ -66,6 +67,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     add("--quick", action="store_true", help="few shapes, few samples: under a minute")
     for name, choices, what in (
         ("--only", GROUPS, "groups of problems"),
@@ -158,6 +160,8 @@ def show(text: str) -> None:
 
 def main() -> None:
     arguments = parse()
+    if arguments.device == "cuda":
+        sys.exit(conv_cuda.run(arguments))
     if arguments.memory:
         lines = header(arguments)
         memory = measure_memory()

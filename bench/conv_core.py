@@ -46,7 +46,7 @@ def auto_choice(native: _core.ConvPair | _core.ConvStrips, task: str) -> str:
     if not native.kernel:
         return "torch"
     if isinstance(native, _core.ConvStrips):
-        return "native" if native.wins() else "torch"
+        return "native" if native.wins(task != "forward") else "torch"
     passes = [False] if task == "forward" else [False, True]
     chosen = ["native" if native.wins(backward) else "torch" for backward in passes]
     return " + ".join(dict.fromkeys(chosen))

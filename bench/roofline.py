@@ -4,6 +4,9 @@
 
 peak: multiply-adds of independent chains in float32. bandwidth: of a copy, read and written bytes
 counted; of one in the last cache where the problem's bytes fit there, else of one from memory.
+
+    python bench/roofline.py        # measured on this machine's CPU
+    python bench/roofline.py cuda   # on paper, for the CUDA kernels: roofline_cuda.py
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -116,5 +120,10 @@ def last_cache() -> int:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["cuda"]:
+        import roofline_cuda
+
+        roofline_cuda.main(sys.argv[2:])
+        sys.exit()
     for count in sorted({1, torch.get_num_threads()}):
         print(measure_roofline(count))

@@ -93,7 +93,8 @@ void bind_conv(py::module_ &m) {
           "kernel", [](const Strips &strips) { return name_of(conv::route(strips)); },
           "The native kernel that serves the problem, or ''.")
       .def(
-          "wins", [](const Strips &strips) { return conv::wins(strips); },
+          "wins", [](const Strips &strips, bool) { return conv::wins(strips); },
+          py::arg("backward"),
           "Whether the native kernel is expected to be faster than torch's convolutions.")
       .def("forward", &strips_forward, py::arg("x"), py::arg("w1"), py::arg("w2"), py::arg("b1"),
            py::arg("b2"), py::arg("y"), "Fill y, given addresses of dense tensors.")

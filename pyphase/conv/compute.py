@@ -39,7 +39,7 @@ def compute_pair(
         output = pair_forward(problem.steps, input, weight1, weight2, bias1, bias2)
         return laid_out(output, problem.output)
     (output,) = allocate(input, [problem.output])
-    input = input.contiguous(memory_format=problem.format)
+    input = _dense(input, problem.format)
     rest = _contiguous((weight1, weight2, bias1, bias2))  # alive until the kernel is done
     addresses: Any = (*_addresses(rest), output.data_ptr())
     native.forward(input.data_ptr(), *addresses)
@@ -61,8 +61,8 @@ def compute_pair_backward(
         grads = pair_backward(problem.steps, grad_output, input, weight1, weight2, bias1, mask)
         return _as_results(grads, problem.grads, mask, input)
     results = allocate(input, problem.grads, mask)
-    grad_output = grad_output.contiguous(memory_format=problem.format)
-    input = input.contiguous(memory_format=problem.format)
+    grad_output = _dense(grad_output, problem.format)
+    input = _dense(input, problem.format)
     rest = _contiguous((weight1, weight2, bias1))
     wanted = [grad if needed else None for grad, needed in zip(results, mask, strict=True)]
     addresses: Any = (*_addresses(rest), grad_output.data_ptr(), *_addresses(wanted))
@@ -77,10 +77,10 @@ def compute_strips(
     biases: Sequence[Tensor | None],
 ) -> Tensor:
     """Return the sum of the strips: by the kernel of the whole, or strip by strip."""
-    native = problem.native()
+    native = problem.native(backward=False)
     if native is not None and input.numel():
         (output,) = allocate(input, [problem.output])
-        input = input.contiguous(memory_format=problem.format)
+        input = _dense(input, problem.format)
         rest = _contiguous((*weights, *biases))
         addresses: Any = (*_four(_addresses(rest)), output.data_ptr())
         native.forward(input.data_ptr(), *addresses)
@@ -98,14 +98,14 @@ def compute_strips_backward(
     mask: Sequence[bool],
 ) -> list[Tensor]:
     """Return the gradients of input, weights and biases; those not in ``mask`` are empty."""
-    native = problem.native()
+    native = problem.native(backward=True)
     if native is None or not input.numel():
         args = (problem.pairs, grad_output, input, weights, biases, problem.residual, mask)
         grads = strips_backward(compute_pair_backward, *args)
         return _as_results(grads, problem.grads, mask, input)
     results = allocate(input, problem.grads, mask)
-    grad_output = grad_output.contiguous(memory_format=problem.format)
-    input = input.contiguous(memory_format=problem.format)
+    grad_output = _dense(grad_output, problem.format)
+    input = _dense(input, problem.format)
     rest = _contiguous((*weights, *biases))
     wanted = [grad if needed else None for grad, needed in zip(results, mask, strict=True)]
     grad_input, *grads = _addresses(wanted)
@@ -144,7 +144,15 @@ def _four(both: list[Any]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
 
 
 def _contiguous(tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
-    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+    return [
+        None if tensor is None else _dense(tensor, torch.contiguous_format) for tensor in tensors
+    ]
+
+
+def _dense(tensor: Tensor, format: torch.memory_format) -> Tensor:
+    """Return a tensor in a format, at an address that GPUs can load 16 bytes from."""
+    tensor = tensor.contiguous(memory_format=format)
+    return tensor.clone() if tensor.is_cuda and tensor.data_ptr() % 16 else tensor
 
 
 def _addresses(tensors: Iterable[Tensor | None]) -> list[Any]:

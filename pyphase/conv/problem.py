@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyphase import _core
 from pyphase.conv.backend import current_backend
 from pyphase.conv.check import (
     Size,
@@ -22,6 +21,9 @@ from pyphase.conv.check import (
     is_channels_last,
     kernel_size_of,
 )
+from pyphase.conv.choice import Contest, measured, pair_contest, strips_contest
+from pyphase.conv.cuda import allows_tf32
+from pyphase.conv.native import Kernels, make_pair, make_strips
 from pyphase.conv.options import Options, same_padding
 from pyphase.conv.torch_pair import make_steps
 
@@ -39,7 +41,58 @@ Layout = tuple[Size, Size]  # shape and strides
 _REMEMBERED = 4096  # a few kilobytes each; image sizes that never repeat must not pile up
 
 
-class PairProblem:
+class Fusible:
+    """What may have fused kernels: found when first asked for, and chosen by the backend in force.
+
+    Attributes:
+        device: of the tensors.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._kernels: Kernels | None = None
+        self._is_planned = False
+        self._contest: Contest | None = None
+
+    def native(self, backward: bool) -> Kernels | None:
+        """Return the kernels of the whole if they serve a pass under the backend in force."""
+        setting = current_backend()
+        kernels = None if setting == "torch" else self.kernels()
+        if kernels is None or not kernels.covered[backward]:
+            return None
+        return kernels if setting == "native" or self._wins(kernels, backward) else None
+
+    def kernels(self) -> Kernels | None:
+        """Return the kernels of the whole, None where there are none."""
+        if not self._is_planned:
+            self._kernels = self.make_native()
+            self._is_planned = True  # last: other threads look at it first
+        return self._kernels
+
+    def contest(self) -> Contest:
+        """Return what a measured choice is between."""
+        if self._contest is None:
+            self._contest = self.make_contest()
+        return self._contest
+
+    def make_native(self) -> Kernels | None:
+        """Return the problem as the device's kernels know it, whether or not one serves it."""
+        raise NotImplementedError
+
+    def make_contest(self) -> Contest:
+        raise NotImplementedError
+
+    def is_native(self, with_grad: bool) -> bool:
+        """Return whether a fused kernel serves a part of the work."""
+        if self.native(backward=False) is not None:
+            return True
+        return with_grad and self.native(backward=True) is not None
+
+    def _wins(self, kernels: Kernels, backward: bool) -> bool:
+        return measured(self, kernels, backward) if kernels.is_timed else kernels.wins(backward)
+
+
+class PairProblem(Fusible):
     """A checked pair of convolutions.
 
     Attributes:
@@ -69,10 +122,8 @@ class PairProblem:
         self.grads = [_layout(shape, channels_last), *map(_layout, weights)]
         self.grads += [_layout(weight[:1]) for weight in weights]
         self.steps = make_steps(options, shapes)
-        self._has_native = input.device.type == "cpu"
-        self._native: _core.ConvPair | None = None
-        self._wins = (False, False)
-        self._request: dict[str, Any] = {
+        super().__init__(input.device)
+        self.request: dict[str, Any] = {
             "input_shape": shape,
             "weight1_shape": weights[0],
             "weight2_shape": weights[1],
@@ -81,34 +132,14 @@ class PairProblem:
             **options._asdict(),
         }
 
-    def native(self, backward: bool) -> _core.ConvPair | None:
-        """Return the fused kernel if it serves under the backend in force, else None."""
-        setting = current_backend()
-        if setting == "torch" or not self.has_native():
-            return None
-        return self._native if setting == "native" or self._wins[backward] else None
+    def make_native(self) -> Kernels | None:
+        return make_pair(self.device, self.request)
 
-    def has_native(self) -> bool:
-        """Return whether there is a fused kernel; it is made when first asked for."""
-        if self._has_native and self._native is None:
-            native = self.make_native()
-            self._wins = native.wins(False), native.wins(True)
-            self._has_native = native.kernel != ""
-            self._native = native  # last: other threads look at it first
-        return self._has_native
-
-    def make_native(self) -> _core.ConvPair:
-        """Return the problem as the kernels know it, whether or not one of them serves it."""
-        return _core.ConvPair(**self._request)
-
-    def is_native(self, with_grad: bool) -> bool:
-        """Return whether a fused kernel serves a part of the work."""
-        if self.native(backward=False) is not None:
-            return True
-        return with_grad and self.native(backward=True) is not None
+    def make_contest(self) -> Contest:
+        return pair_contest(self.request, self.steps, [*self.grads, self.output])
 
 
-class StripsProblem:
+class StripsProblem(Fusible):
     """A checked sum of strips, each a depthwise pair that keeps the input's size.
 
     Attributes:
@@ -144,25 +175,17 @@ class StripsProblem:
         self.grads = [self.output]
         self.grads += [layout for pair in self.pairs for layout in pair.grads[1:3]]
         self.grads += [layout for pair in self.pairs for layout in pair.grads[3:]]
-        self._native: _core.ConvStrips | None = None
-        self._wins = False
+        super().__init__(input.device)
 
-    def native(self) -> _core.ConvStrips | None:
-        """Return the kernel of the whole sum if it serves under the backend in force."""
-        setting = current_backend()
-        if setting == "torch" or not all(pair.has_native() for pair in self.pairs):
-            return None
-        if self._native is None:
-            pairs = [pair.make_native() for pair in self.pairs]
-            native = _core.ConvStrips(pairs=pairs, residual=self.residual)
-            self._wins = native.wins()
-            self._native = native
-        serves = self._native.kernel != "" and (setting == "native" or self._wins)
-        return self._native if serves else None
+    def make_native(self) -> Kernels | None:
+        return make_strips(self.device, [pair.request for pair in self.pairs], self.residual)
+
+    def make_contest(self) -> Contest:
+        return strips_contest(self.pairs[0].request, self.steps, self.grads, self.residual)
 
     def is_native(self, with_grad: bool) -> bool:
         """Return whether a fused kernel serves a part of the work."""
-        if self.native() is not None:
+        if super().is_native(with_grad):
             return True
         return any(pair.is_native(with_grad) for pair in self.pairs)
 
@@ -197,6 +220,7 @@ def pair_problem(
     key = (
         input.stride(),
         options,
+        input.is_cuda and allows_tf32(),
         (input.shape, input.dtype, input.device),
         (weight1.shape, weight1.dtype, weight1.device),
         (weight2.shape, weight2.dtype, weight2.device),
