@@ -1,0 +1,140 @@
+"""Compile the kernels for the tests: host libraries by g++, PTX and cubins by nvcc.
+
+Results lie in a folder of the temporary directory, under a hash of the command and of every source
+that it reads, so that a session compiles only what has changed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import getpass
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+KERNELS = ROOT / "csrc" / "conv" / "cuda"
+HOST = Path(__file__).resolve().parent / "host"
+ARCHITECTURES = (80, 90, 100, 120)
+CACHE = Path(tempfile.gettempdir()) / f"pyphase-emulation-{getpass.getuser()}"
+
+
+@functools.cache
+def nvcc() -> str:
+    """The path of nvcc; skips the test where there is none."""
+    found = shutil.which("nvcc")
+    if found is None:
+        pytest.skip("needs nvcc, the compiler of the CUDA toolkit")
+    return found
+
+
+@functools.cache
+def cuda_include() -> Path:
+    """The folder of cuda_fp16.h, from the toolkit or NVIDIA's wheels; skips where there is none."""
+    candidates = [Path("/usr/local/cuda/include")]
+    if found := shutil.which("nvcc"):
+        candidates.insert(0, Path(found).resolve().parents[1] / "include")
+    if (spec := importlib.util.find_spec("nvidia")) and spec.submodule_search_locations:
+        for place in spec.submodule_search_locations:
+            candidates += [path.parent for path in Path(place).glob("*/include/cuda_fp16.h")]
+    for folder in candidates:
+        if (folder / "cuda_fp16.h").exists() and (folder / "cuda_runtime.h").exists():
+            return folder
+    pytest.skip("needs the headers of the CUDA toolkit (cuda_fp16.h, cuda_runtime.h)")
+
+
+def host_flags() -> list[str]:
+    """What g++ needs to compile a kernel's source with the host's imitation of CUDA."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    warnings = ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+    paths = [f"-I{HOST}", f"-I{KERNELS}", "-isystem", str(cuda_include())]
+    return ["-std=c++20", "-fPIC", *paths, *warnings]
+
+
+def _digest(source: Path, flags: list[str]) -> str:
+    """A hash of what a compilation reads: flags, the source, and the headers of this project."""
+    compiler = ["g++", "-x", "c++", *host_flags(), *(f for f in flags if f[:2] == "-D")]
+    rules = subprocess.run([*compiler, "-MM", str(source)], capture_output=True, text=True)
+    if rules.returncode:
+        raise AssertionError(rules.stderr)
+    text = hashlib.sha256(repr(flags).encode())
+    for name in rules.stdout.split(":", 1)[1].replace("\\\n", " ").split():
+        text.update(Path(name).read_bytes())
+    return f"{source.stem}-{text.hexdigest()[:16]}"
+
+
+def _run(command: list[str], result: Path) -> Path:
+    """Run a compiler; its result appears whole or not at all."""
+    if not result.exists():
+        result.parent.mkdir(exist_ok=True)
+        part = result.with_name(f"{os.getpid()}-{result.name}")
+        done = subprocess.run([*command, "-o", str(part)], capture_output=True, text=True)
+        if done.returncode:
+            raise AssertionError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+        result.with_suffix(".log").write_text(done.stdout + done.stderr)
+        part.replace(result)
+    return result
+
+
+def compile_object(source: Path, flags: tuple[str, ...]) -> Path:
+    every = [*flags, "-c"]
+    command = ["g++", "-x", "c++", *host_flags(), *every, str(source)]
+    return _run(command, CACHE / f"{_digest(source, every)}.o")
+
+
+@functools.cache
+def host_library(
+    sources: tuple[Path, ...], *, checked: bool = False, mutant: int = 0
+) -> ctypes.CDLL:
+    """Link sources with the machine of fibers; `checked`: with every detector on."""
+    flags: tuple[str, ...] = ("-O1", "-fsanitize=thread") if checked else ("-O2",)
+    if mutant:
+        flags += (f"-DPYPHASE_MUTANT={mutant}",)
+    runtime = sorted(path for path in HOST.glob("*.cpp") if path.stem in RUNTIME)
+    if checked:
+        runtime += [HOST / "instrument.cpp", HOST / "shadow.cpp", HOST / "tensors.cpp"]
+    plain = [source for source in sources if source.suffix == ".cpp"]
+    objects = [compile_object(path, ("-O2",)) for path in [*runtime, *plain]]
+    objects += [compile_object(path, flags) for path in sources if path.suffix == ".cu"]
+    names = " ".join(str(path) for path in objects)
+    stem = hashlib.sha256(names.encode()).hexdigest()[:16]
+    command = ["g++", "-shared", *map(str, objects), "-ldl"]
+    library = ctypes.CDLL(str(_run(command, CACHE / f"lib{stem}.so")))
+    _libraries.append(library)
+    return library
+
+
+def loaded() -> list[ctypes.CDLL]:
+    """Return every library of this session."""
+    return _libraries
+
+
+_libraries: list[ctypes.CDLL] = []
+RUNTIME = ("fiber", "machine", "copies", "matrices", "runtime", "control")
+
+
+@functools.cache
+def ptx_text(source: Path, architecture: int, mutant: int = 0) -> str:
+    """What nvcc emits for a source and a target."""
+    flags = ["-std=c++20", "-O3", f"-arch=sm_{architecture}", f"-I{KERNELS}"]
+    if mutant:
+        flags.append(f"-DPYPHASE_MUTANT={mutant}")
+    command = [nvcc(), *flags, "-ptx", str(source)]
+    return _run(command, CACHE / f"{_digest(source, flags)}.ptx").read_text()
+
+
+@functools.cache
+def cubin(source: Path, architecture: int) -> tuple[Path, str]:
+    """Machine code for a target, and what ptxas says of its registers and spills."""
+    flags = ["-std=c++20", "-O3", f"-arch=sm_{architecture}", f"-I{KERNELS}", "-Xptxas=-v"]
+    command = [nvcc(), *flags, "-cubin", str(source)]
+    result = _run(command, CACHE / f"{_digest(source, flags)}.cubin")
+    return result, result.with_suffix(".log").read_text()

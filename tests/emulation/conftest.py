@@ -1,0 +1,13 @@
+"""Nothing of the machine's state passes from one test to the next."""
+
+import pytest
+
+from emulation import build
+from emulation.machine import turns
+
+
+@pytest.fixture(autouse=True)
+def forward_turns():
+    yield
+    for library in build.loaded():
+        turns(library)

@@ -1,0 +1,117 @@
+"""The registers of all lanes, and operands read and written by name."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from .parse import Kernel, Unsupported, split_operands
+from .values import UNSIGNED, Array, bits_of, dtype_of, width
+
+SHARED_WINDOW = 1 << 56  # where generic addresses mean shared memory; the host's are below 2^47
+PARAMETER_WINDOW = 1 << 57
+
+
+class Lanes:
+    """Lane i is thread i % threads of block blocks[i // threads]."""
+
+    def __init__(
+        self, kernel: Kernel, grid: tuple[int, ...], block: tuple[int, ...], blocks: range
+    ) -> None:
+        self.kernel = kernel
+        self.threads = int(np.prod(block))
+        self.blocks = len(blocks)
+        self.count = self.threads * self.blocks
+        self.thread = np.tile(np.arange(self.threads, dtype=np.int64), self.blocks)
+        self.block = np.repeat(np.arange(self.blocks, dtype=np.int64), self.threads)
+        self._registers: dict[str, Array] = {}
+        self._special = self._specials(grid, block, blocks)
+        self._parameters = {name: offset for name, offset, _ in kernel.parameters}
+        self._constants: dict[tuple[str, str], Any] = {}
+
+    def _specials(self, grid, block, blocks) -> dict[str, Array]:
+        number = np.repeat(np.asarray(blocks, np.int64), self.threads)
+        thread = self.thread
+        values = {
+            "%tid.x": thread % block[0],
+            "%tid.y": thread // block[0] % block[1],
+            "%tid.z": thread // (block[0] * block[1]),
+            "%ctaid.x": number % grid[0],
+            "%ctaid.y": number // grid[0] % grid[1],
+            "%ctaid.z": number // (grid[0] * grid[1]),
+            "%laneid": thread % 32,
+            "WARP_SZ": np.full(self.count, 32),
+        }
+        for axis, name in enumerate("xyz"):
+            values[f"%ntid.{name}"] = np.full(self.count, block[axis])
+            values[f"%nctaid.{name}"] = np.full(self.count, grid[axis])
+        return {name: value.astype(np.uint32) for name, value in values.items()}
+
+    def register(self, name: str) -> Array:
+        """The bits of a register; one never written holds zeros."""
+        if name not in self._registers:
+            kind = self.kernel.registers[name]
+            dtype = np.bool_ if kind == "pred" else UNSIGNED[width(kind)]
+            self._registers[name] = np.zeros(self.count, dtype)
+        return self._registers[name]
+
+    def read(self, operand: str, kind: str) -> Array:
+        """An operand as numbers of a type; constants are single numbers, which broadcast."""
+        if operand in self.kernel.registers:
+            value = self.register(operand)
+        elif operand in self._special:
+            value = self._special[operand]
+        else:
+            key = (operand, kind)
+            if key not in self._constants:
+                self._constants[key] = self._constant(operand, kind)
+            return self._constants[key]
+        if kind == "pred":
+            return value
+        return bits_of(value, width(kind)).view(dtype_of(kind))
+
+    def _constant(self, operand: str, kind: str) -> Any:
+        bits = 64 if kind == "pred" else width(kind)
+        if match := re.fullmatch(r"0[fF]([0-9a-fA-F]{8})", operand):
+            number, from_bits = int(match[1], 16), 32
+        elif match := re.fullmatch(r"0[dD]([0-9a-fA-F]{16})", operand):
+            number, from_bits = int(match[1], 16), 64
+        elif re.fullmatch(r"-?(0[xX][0-9a-fA-F]+|\d+)U?", operand):
+            number, from_bits = int(operand.rstrip("U"), 0), bits
+        elif operand == self.kernel.shared:
+            number, from_bits = 0, bits
+        elif operand in self._parameters:
+            number, from_bits = self._parameters[operand], bits
+        else:
+            raise Unsupported(f"operand {operand}")
+        if kind == "pred":
+            return np.bool_(number)
+        if from_bits != bits:
+            raise Unsupported(f"constant {operand} as {kind}")
+        return np.array([number & ((1 << bits) - 1)], UNSIGNED[bits]).view(dtype_of(kind))[0]
+
+    def write(self, operand: str, value: Array, mask: Array) -> None:
+        """Write the lanes of a mask; narrow integers are extended by their sign."""
+        if operand == "_":
+            return
+        target = self.register(operand)
+        if target.dtype != np.bool_:
+            value = bits_of(value, target.dtype.itemsize * 8)
+        np.copyto(target, value, where=mask)
+
+    def address(self, operand: str) -> Array:
+        """[register + offset] or [symbol + offset], in int64."""
+        match = re.fullmatch(r"\[\s*([%\w$]+)\s*(?:\+\s*(-?\d+))?\s*\]", operand)
+        if not match:
+            raise Unsupported(f"address {operand}")
+        base = match[1]
+        kind = self.kernel.registers.get(base, "u64")
+        value = self.read(base, f"u{width(kind)}")
+        return np.broadcast_to(value, (self.count,)).astype(np.int64) + int(match[2] or 0)
+
+
+def vector(operand: str) -> list[str]:
+    """The registers of {a, b, ...}, or of a single one."""
+    return split_operands(operand[1:-1]) if operand.startswith("{") else [operand]

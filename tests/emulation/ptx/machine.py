@@ -1,0 +1,125 @@
+"""Run a kernel's instructions over all lanes of a batch of blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+from emulation.machine import Fault
+
+from . import arithmetic, asynchronous, convert, logic, matrix, memory, warp
+from .counters import Counts
+from .lanes import Lanes
+from .opcodes import TABLE
+from .parse import Instruction, Kernel, Unsupported
+from .shadow import SharedMemory
+from .tensors import Tensors
+from .values import UNSIGNED, Array
+
+GROUPS = (arithmetic, asynchronous, convert, logic, matrix, memory, warp)  # that filled TABLE
+RUNNING = -1  # of `waiting`: the program counter of the barrier otherwise
+
+
+class Machine:
+    """The state of a batch of blocks while it runs."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        shared: int,
+        arguments: bytes,
+        tensors: Tensors,
+        blocks: range,
+        counts: Counts | None = None,
+    ) -> None:
+        self.kernel = kernel
+        self.lanes = Lanes(kernel, grid, block, blocks)
+        self.shared = SharedMemory(len(blocks), self.lanes.threads, shared)
+        self.flights = asynchronous.Flights(self.lanes.count)
+        self.tensors = tensors
+        self.counts = counts
+        self.grid_thread = np.repeat(np.asarray(blocks, np.int64), self.lanes.threads) * 1024
+        self.grid_thread += self.lanes.thread
+        self.staged: list[tuple[str, Array]] = []  # results of an instruction that reads first
+        self._arguments = np.frombuffer(arguments, np.uint8)
+        self._counter = np.zeros(self.lanes.count, np.int64)
+        self._live = np.ones(self.lanes.count, bool)
+        self._waiting = np.full(self.lanes.count, RUNNING)
+
+    def parameter(self, address: Array, size: int, mask: Array) -> Array:
+        """Numbers in the kernel's arguments."""
+        place = np.where(mask, address, 0)
+        if (place < 0).any() or (place + size > len(self._arguments)).any():
+            raise Fault("out of bounds of the arguments")
+        raw = self._arguments[place[:, None] + np.arange(size)]
+        return np.ascontiguousarray(raw).view(UNSIGNED[8 * size])[:, 0]
+
+    def run(self) -> None:
+        code = self.kernel.instructions
+        while self._live.any():
+            ready = self._live & (self._waiting == RUNNING)
+            if not ready.any():
+                raise Fault("deadlock: every thread waits at a barrier or has exited")
+            at = int(self._counter[ready].min())
+            mask = ready & (self._counter == at)
+            if at >= len(code):
+                raise Fault("a thread runs past the last instruction")
+            self._counter[mask] = at + 1
+            self._step(code[at], mask)
+
+    def _step(self, ins: Instruction, mask: Array) -> None:
+        if ins.guard:
+            mask = mask & (self.lanes.register(ins.guard) != ins.negated)
+            if not mask.any():
+                return
+        if self.counts:
+            self.counts.instructions[".".join(ins.parts)] += int(mask.sum())
+        if ins.name in ("bra", "brx"):
+            self._branch(ins, mask)
+        elif ins.name in ("ret", "exit"):
+            self.flights.require_none(mask)
+            self._live &= ~mask
+            self._release()
+        elif ins.name in ("bar", "barrier"):
+            self._barrier(ins, mask)
+        elif ins.name in ("membar", "fence"):
+            pass
+        elif ins.name in TABLE:
+            TABLE[ins.name](self, ins, mask)
+        else:
+            raise Unsupported(ins.text)
+
+    def _branch(self, ins: Instruction, mask: Array) -> None:
+        if ins.name == "bra":
+            self._counter[mask] = self.kernel.labels[ins.operands[0]]
+            return
+        index = np.broadcast_to(self.lanes.read(ins.operands[0], "u32"), mask.shape)
+        targets = np.array([self.kernel.labels[n] for n in self.kernel.tables[ins.operands[1]]])
+        self._counter[mask] = targets[index[mask]]
+
+    def _barrier(self, ins: Instruction, mask: Array) -> None:
+        if ins.parts[:3] == ("bar", "warp", "sync"):
+            members = np.broadcast_to(self.lanes.read(ins.operands[0], "u32"), mask.shape)[mask]
+            if (members != 0xFFFFFFFF).any():
+                raise Unsupported(f"a part of a warp: {ins.text}")
+            matrix.whole_warps(self, ins, mask)
+            self.shared.warp_epoch[mask] += 1
+            return
+        if ins.parts not in (("bar", "sync"), ("barrier", "sync")) or ins.operands != ("0",):
+            raise Unsupported(ins.text)
+        self._waiting[mask] = self._counter[mask] - 1
+        self._release()
+
+    def _release(self) -> None:
+        """Let the blocks go on whose threads are all at a barrier, the same one."""
+        waiting = self._waiting.reshape(self.lanes.blocks, -1)
+        live = self._live.reshape(self.lanes.blocks, -1)
+        at_barrier = waiting != RUNNING
+        full = (at_barrier | ~live).all(1) & at_barrier.any(1)
+        for block in np.flatnonzero(full):
+            if not live[block].all():
+                raise Fault("threads exited while others wait at a barrier")
+            if (waiting[block] != waiting[block, 0]).any():
+                raise Fault("barrier divergence: threads of a block wait at different barriers")
+        waiting[full] = RUNNING
+        self.shared.epoch[full] += 1

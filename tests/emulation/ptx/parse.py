@@ -1,0 +1,147 @@
+"""PTX text to kernels: parameters, registers, instructions, labels."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+SIZES = {"pred": 1, "b8": 1, "u8": 1, "s8": 1, "b16": 2, "u16": 2, "s16": 2, "f16": 2, "bf16": 2}
+SIZES |= {f"{kind}32": 4 for kind in "busf"} | {f"{kind}64": 8 for kind in "busf"}
+
+
+class Unsupported(Exception):  # noqa: N818
+    """A feature of PTX that the interpreter does not know."""
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction: `@guard opcode operands;`."""
+
+    guard: str | None
+    negated: bool
+    parts: tuple[str, ...]  # the opcode, split at its dots
+    operands: tuple[str, ...]
+    text: str
+
+    @property
+    def name(self) -> str:
+        return self.parts[0]
+
+    @property
+    def type(self) -> str:
+        return self.parts[-1]
+
+
+@dataclass
+class Kernel:
+    """An .entry."""
+
+    name: str
+    parameters: list[tuple[str, int, int]]  # name, offset, bytes
+    registers: dict[str, str] = field(default_factory=dict)  # name -> type
+    instructions: list[Instruction] = field(default_factory=list)
+    labels: dict[str, int] = field(default_factory=dict)
+    tables: dict[str, list[str]] = field(default_factory=dict)  # .branchtargets
+    max_threads: int = 1024
+    shared: str = ""  # the name of the dynamic shared array
+
+
+def split_operands(text: str) -> list[str]:
+    """Split at the commas that no bracket encloses."""
+    parts, depth, current = [], 0, ""
+    for char in text:
+        depth += (char in "{[(") - (char in "}])")
+        if char == "," and depth == 0:
+            parts.append(current.strip())
+            current = ""
+        else:
+            current += char
+    return [*parts, current.strip()] if current.strip() else parts
+
+
+def _parameters(text: str) -> list[tuple[str, int, int]]:
+    found, offset = [], 0
+    for declaration in split_operands(text):
+        match = re.fullmatch(
+            r"\.param\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+(?:\.ptr\s+(?:\.\w+\s+)*?"
+            r"(?:\.align\s+\d+\s+)?)?(\w+)(?:\[(\d+)\])?",
+            declaration,
+        )
+        if not match:
+            raise Unsupported(declaration)
+        size = SIZES[match[2]] * int(match[4] or 1)
+        align = int(match[1] or SIZES[match[2]])
+        offset = -(-offset // align) * align
+        found.append((match[3], offset, size))
+        offset += size
+    return found
+
+
+def _statements(body: str) -> list[str]:
+    """Split a body at its semicolons, labels ending in a colon; braces may open scopes."""
+    found, current, depth = [], "", 0
+    for char in body:
+        if char in "{}" and not current.strip() and (char == "{" or depth == 0):
+            continue
+        depth += (char in "{[(") - (char in "}])")
+        if char == ";" or (char == ":" and re.fullmatch(r"\s*\$?[\w$]+", current)):
+            found.append(current.strip() + (":" if char == ":" else ""))
+            current = ""
+        else:
+            current += char
+    return found
+
+
+def _declare(kernel: Kernel, statement: str) -> None:
+    match = re.match(r"\.reg\s+\.(\w+)\s+(.*)", statement, re.S)
+    if match:
+        for name in split_operands(match[2]):
+            if many := re.fullmatch(r"(%?[\w$]+)<(\d+)>", name):
+                kernel.registers |= {f"{many[1]}{i}": match[1] for i in range(int(many[2]))}
+            else:
+                kernel.registers[name] = match[1]
+    elif not re.match(r"\.(loc|pragma|file)\b", statement):
+        raise Unsupported(statement)
+
+
+def _read_body(kernel: Kernel, body: str) -> None:
+    label = ""
+    for statement in _statements(body):
+        if statement.endswith(":"):
+            label = statement[:-1]
+            kernel.labels[label] = len(kernel.instructions)
+        elif statement.startswith(".branchtargets"):
+            kernel.tables[label] = split_operands(statement.split(None, 1)[1])
+        elif statement.startswith("."):
+            _declare(kernel, statement)
+        elif statement:
+            match = re.match(r"(?:@(!?)(%\w+)\s+)?([\w.:]+)\s*(.*)", statement, re.S)
+            if not match:
+                raise Unsupported(statement)
+            kernel.instructions.append(
+                Instruction(
+                    match[2],
+                    match[1] == "!",
+                    tuple(match[3].replace("::", "_").split(".")),
+                    tuple(split_operands(match[4])),
+                    " ".join(statement.split()),
+                )
+            )
+
+
+def parse(text: str) -> dict[str, Kernel]:
+    """Return the kernels of a module by name."""
+    text = re.sub(r"//[^\n]*", "", text)
+    shared = re.search(r"\.extern\s+\.shared\s+\.align\s+\d+\s+\.b8\s+(\w+)\[\]", text)
+    kernels = {}
+    for match in re.finditer(r"\.entry\s+(\w+)\s*\((.*?)\)([^{]*)\{", text, re.S):
+        end, depth = match.end(), 1
+        while depth:
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            end += 1
+        kernel = Kernel(match[1], _parameters(match[2]), shared=shared[1] if shared else "")
+        if bound := re.search(r"\.maxntid\s+(\d+)(?:,\s*(\d+))?(?:,\s*(\d+))?", match[3]):
+            kernel.max_threads = int(bound[1]) * int(bound[2] or 1) * int(bound[3] or 1)
+        _read_body(kernel, text[match.end() : end - 1])
+        kernels[match[1]] = kernel
+    return kernels

@@ -1,0 +1,136 @@
+"""Shared memory of a batch of blocks, and its shadow: writers and readers since the last barrier.
+
+Two accesses of one place, one of them a write, must have a barrier between them, or a __syncwarp()
+if both are of one warp. Epochs count barriers and __syncwarp()s passed; epoch 0 is never.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from emulation.machine import Fault
+
+from .values import UNSIGNED, Array
+
+UNIT = 2  # bytes that one entry of the shadow stands for
+
+
+class SharedMemory:
+    def __init__(self, blocks: int, threads: int, size: int) -> None:
+        self.size = size
+        self.room = -(-max(size, 1) // 16) * 16
+        self.bytes = np.full(blocks * self.room, 0xFF, np.uint8)  # NaN in every float type
+        self._threads = threads
+        units = blocks * self.room // UNIT
+        self._writer = np.full(units, -1, np.int32)
+        self._reader = np.full(units, -1, np.int32)
+        self._in_flight = np.zeros(units, bool)
+        self._many_lanes = np.zeros(units, bool)  # have read since the warp's last __syncwarp()
+        self._many_warps = np.zeros(units, bool)  # have read since the last barrier
+        self._write_epoch = np.zeros(units, np.int32)
+        self._write_warp_epoch = np.zeros(units, np.int32)
+        self._read_epoch = np.zeros(units, np.int32)
+        self._read_warp_epoch = np.zeros(units, np.int32)
+        self.epoch = np.ones(blocks, np.int32)
+        self.warp_epoch = np.ones(blocks * threads, np.int32)  # by lane, the same within a warp
+
+    def place(self, lanes: Array, address: Array, size: int, text: str) -> Array:
+        """Byte offsets in `bytes` of accesses by lanes to their blocks' memory."""
+        outside = (address < 0) | (address + size > self.size)
+        if outside.any():
+            raise Fault(
+                f"out of bounds of shared memory: {int(address[outside][0])} of {self.size} bytes: {text}"
+            )
+        if (address % size).any():
+            raise Fault(f"misaligned access to shared memory: {text}")
+        return lanes // self._threads * self.room + address
+
+    def load(self, lanes: Array, address: Array, size: int, text: str) -> Array:
+        place = self.place(lanes, address, size, text)
+        self.check_read(lanes, place, size, text)
+        return self.bytes.view(UNSIGNED[8 * size])[place // size]
+
+    def store(self, lanes: Array, address: Array, value: Array, text: str) -> None:
+        size = value.dtype.itemsize
+        place = self.place(lanes, address, size, text)
+        self.check_write(lanes, place, size, text)
+        self.bytes.view(UNSIGNED[8 * size])[place // size] = value
+
+    def _parties(self, lanes: Array, place: Array, size: int) -> tuple[Array, ...]:
+        """Units, threads, barrier epochs and warp epochs, each (accesses, units of one)."""
+        units = (place[:, None] + np.arange(0, size, UNIT)) // UNIT
+        thread = (lanes % self._threads).astype(np.int32)[:, None]
+        return (
+            units,
+            np.broadcast_to(thread, units.shape),
+            np.broadcast_to(self.epoch[lanes // self._threads][:, None], units.shape),
+            np.broadcast_to(self.warp_epoch[lanes][:, None], units.shape),
+        )
+
+    def _refuse(self, wrong: Array, lanes: Array, place: Array, what: str, text: str) -> None:
+        if wrong.any():
+            row = int(np.argwhere(wrong)[0][0])
+            lane = int(lanes[row])
+            raise Fault(
+                f"{what}: thread {lane % self._threads} at shared[{int(place[row]) % self.room}]: {text}"
+            )
+
+    def _unordered_write(self, units: Array, me: Array, epoch: Array, warp_epoch: Array) -> Array:
+        writer = self._writer[units]
+        recent = (self._write_epoch[units] == epoch) & (writer != me)
+        within = (writer >> 5 == me >> 5) & (self._write_warp_epoch[units] < warp_epoch)
+        return recent & ~within
+
+    def check_read(self, lanes: Array, place: Array, size: int, text: str) -> None:
+        units, me, epoch, warp_epoch = self._parties(lanes, place, size)
+        flying = self._in_flight[units]
+        self._refuse(flying, lanes, place, "read of bytes that a cp.async has in flight", text)
+        never = self._write_epoch[units] == 0
+        self._refuse(never, lanes, place, "read of uninitialised shared memory", text)
+        raced = self._unordered_write(units, me, epoch, warp_epoch)
+        self._refuse(raced, lanes, place, "race with a write", text)
+        self._record_read(units, me, epoch, warp_epoch)
+
+    def _record_read(self, units: Array, me: Array, epoch: Array, warp_epoch: Array) -> None:
+        before = self._reader[units]
+        recent = self._read_epoch[units] == epoch
+        same_warp = before >> 5 == me >> 5
+        same_time = self._read_warp_epoch[units] == warp_epoch
+        self._many_warps[units[~recent]] = False
+        self._many_lanes[units[~recent | (same_warp & ~same_time)]] = False
+        self._many_warps[units[recent & ~same_warp]] = True
+        self._many_lanes[units[recent & same_warp & same_time & (before != me)]] = True
+        self._reader[units] = me
+        self._read_epoch[units] = epoch
+        self._read_warp_epoch[units] = warp_epoch
+        last = self._reader[units]  # of the lanes that read one place at once
+        self._many_warps[units[last >> 5 != me >> 5]] = True
+        self._many_lanes[units[last != me]] = True
+
+    def check_write(
+        self, lanes: Array, place: Array, size: int, text: str, lands: bool = False
+    ) -> None:
+        """Check a write and record it; `lands`: of a cp.async that its own thread waited for."""
+        units, me, epoch, warp_epoch = self._parties(lanes, place, size)
+        flying = self._in_flight[units] & ~np.bool_(lands)
+        self._refuse(flying, lanes, place, "write to bytes that a cp.async has in flight", text)
+        raced = self._unordered_write(units, me, epoch, warp_epoch)
+        self._refuse(raced, lanes, place, "race with a write", text)
+        recent = self._read_epoch[units] == epoch
+        reader = self._reader[units]
+        others = (reader >> 5 != me >> 5) | self._many_warps[units]
+        within = self._read_warp_epoch[units] == warp_epoch
+        others |= within & (self._many_lanes[units] | (reader != me))
+        self._refuse(recent & others, lanes, place, "race with a read", text)
+        self._writer[units] = me
+        self._write_epoch[units] = epoch
+        self._write_warp_epoch[units] = warp_epoch
+        both = self._writer[units] != me
+        self._refuse(both, lanes, place, "race with a write, in one instruction", text)
+
+    def start_copy(self, lanes: Array, place: Array, size: int, text: str) -> None:
+        self.check_write(lanes, place, size, text)
+        self._in_flight[(place[:, None] + np.arange(0, size, UNIT)) // UNIT] = True
+
+    def land_copy(self, lanes: Array, place: Array, size: int, text: str) -> None:
+        self.check_write(lanes, place, size, text, lands=True)
+        self._in_flight[(place[:, None] + np.arange(0, size, UNIT)) // UNIT] = False
