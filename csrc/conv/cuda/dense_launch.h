@@ -1,0 +1,60 @@
+// Launches of the dense kernels as pure functions of problem and device, shared by the launcher and
+// the tests.
+#pragma once
+
+#include "dense_args.h"
+#include "kernels.h"
+
+namespace pyphase::conv::cuda {
+
+// How products are formed; also the table of instantiations, (name, type, whether by FMA).
+#define PYPHASE_DENSE_MATHS(X) \
+  X(kHalf, __half, false)      \
+  X(kBfloat16, __nv_bfloat16, false) X(kTf32, float, false) X(kFma, float, true)
+
+enum class DenseMath {
+#define PYPHASE_NAME(name, type, fma) name,
+  PYPHASE_DENSE_MATHS(PYPHASE_NAME)
+#undef PYPHASE_NAME
+};
+
+// The numbers of Launch::choice.
+enum DenseChoice { kDenseMath, kDenseTileA, kDenseTileB, kDenseTap };
+
+constexpr const char *kDensePair = "dense_pair";
+constexpr const char *kDensePack = "dense_pack";
+
+// A pair as a kernel sees it: along a its first convolution, along b its second one. For the
+// gradient of x the image is grad_y, with zeros between its pixels where the pair has strides.
+struct DenseShape {
+  std::int64_t batch;
+  std::int64_t channels[3];  // that the kernel reads, of the middle, that it writes
+  std::int64_t size_a, size_b, out_a, out_b;  // of what it reads, of what it writes
+  std::int64_t mid_b;                         // lines of the middle that exist
+  std::int64_t up_a, up_b;
+  Axis first, second;
+  bool row_first, channels_last;
+  DenseMath math;
+};
+
+DenseMath dense_math(Scalar scalar, bool tf32);
+int dense_itemsize(DenseMath math);
+DenseShape dense_shape(const Pair &pair, DenseMath math);
+
+// Tiles of the least cost by the counts of dense_cost; no grid where the shared memory holds none.
+Launch dense_pair_launch(const DenseShape &shape, const Device &device);
+Launch dense_pack_launch(const DenseWeights &weights, int itemsize);
+
+// The arguments that do not depend on addresses.
+DenseWeights dense_weights(std::int64_t inputs, std::int64_t outputs, const Axis &axis,
+                           int itemsize);
+DensePairArgs dense_pair_args(const DenseShape &shape, int tile_a, int tile_b);
+std::int64_t dense_weight_bytes(const DenseWeights &weights, int itemsize);
+std::int64_t dense_shared_bytes(const DensePairArgs &args);
+
+// Pixels of an image that its tiles read, halos counted for each; multiply-adds of a block, those
+// of padded rows and channels included.
+std::int64_t dense_read_pixels(const DensePairArgs &args);
+double dense_products(const DensePairArgs &args);
+
+}  // namespace pyphase::conv::cuda
