@@ -15,6 +15,8 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -138,3 +140,10 @@ def cubin(source: Path, architecture: int) -> tuple[Path, str]:
     command = [nvcc(), *flags, "-cubin", str(source)]
     result = _run(command, CACHE / f"{_digest(source, flags)}.cubin")
     return result, result.with_suffix(".log").read_text()
+
+
+def ahead(*compilations: Callable[[], object]) -> None:
+    """Compile several things at once, two at a time; each is then found in the cache."""
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(each) for each in compilations]:
+            done.result()

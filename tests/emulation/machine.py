@@ -52,8 +52,11 @@ def run_on_fibers(
 ) -> list[dict[str, int]]:
     """Call with the addresses of tensors; a checked library counts their bytes and may raise.
 
-    Returns, for each tensor, bytes read, written and never written (empty without checks).
+    Returns, for each tensor, bytes read, written and never written (empty without checks). A
+    library that runs its launches elsewhere (`ptx.launch.PtxLibrary`) runs them there.
     """
+    if not isinstance(library, ctypes.CDLL):
+        return library.run(tensors, call)
     if not hasattr(library, "emulation_tensor"):
         call([tensor.array.ctypes.data if tensor.array.size else None for tensor in tensors])
         return [{} for _ in tensors]

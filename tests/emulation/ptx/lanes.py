@@ -108,8 +108,9 @@ class Lanes:
             raise Unsupported(f"address {operand}")
         base = match[1]
         kind = self.kernel.registers.get(base, "u64")
-        value = self.read(base, f"u{width(kind)}")
-        return np.broadcast_to(value, (self.count,)).astype(np.int64) + int(match[2] or 0)
+        value = np.broadcast_to(self.read(base, f"u{width(kind)}"), (self.count,))
+        address = value.astype(np.int64) + int(match[2] or 0)
+        return address & 0xFFFFFFFF if width(kind) == 32 else address
 
 
 def vector(operand: str) -> list[str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from emulation.machine import Fault, Launched
+from emulation.machine import Fault, Launched, Tensor, launches_go_to
 
 from .counters import Counts
 from .machine import Machine
-from .parse import Kernel
+from .parse import Kernel, parse
 from .tensors import Tensors
 
 LANES = 32768  # that run at once: enough to make numpy's overhead small, and they fit the cache
@@ -49,3 +51,54 @@ def pack(kernel: Kernel, arguments: list[bytes]) -> bytes:
             raise Fault(f"{name}: {len(value)} bytes for {size}")
         packed += bytes(offset - len(packed)) + value
     return bytes(packed)
+
+
+class PtxLibrary:
+    """A host library whose launches run as PTX: its launching code and entry points are the same.
+
+    `counts` and the bytes of each tensor are those of the last call.
+    """
+
+    def __init__(self, library: ctypes.CDLL, modules: Sequence[str], *, count: bool = False) -> None:
+        self._library = library
+        self._kernels: dict[str, Kernel] = {}
+        for text in modules:
+            self._kernels |= parse(text)
+        self._count = count
+        self.counts = Counts()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._library, name)
+
+    def run(
+        self, tensors: Sequence[Tensor], call: Callable[[list[int | None]], None]
+    ) -> list[dict[str, int]]:
+        """What `machine.run_on_fibers` does, with launches run as PTX."""
+        copies = [tensor._replace(array=_aligned(tensor.array)) for tensor in tensors]
+        reachable = Tensors(copies)
+        self.counts = Counts()
+
+        def take(name: str, launched: Launched) -> None:
+            run_launch(
+                self._kernels, name, launched, reachable, self.counts if self._count else None
+            )
+
+        with launches_go_to(self._library, take) as raised:
+            try:
+                call([t.array.ctypes.data if t.array.size else None for t in copies])
+            except Fault:
+                if not raised:  # else the launch failed for what the interpreter raised
+                    raise
+        reachable.require_complete()
+        for tensor, copy in zip(tensors, copies, strict=True):
+            tensor.array[...] = copy.array
+        return reachable.bytes_moved(copies)
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """A copy at a multiple of 512 bytes, where PyTorch's allocator puts tensors."""
+    room = np.empty(array.nbytes + 512, np.uint8)
+    start = -room.ctypes.data % 512
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from emulation.machine import INPUT, OUTPUT, Fault, Tensor
 
@@ -108,4 +110,16 @@ class Tensors:
         for tensor, writers in zip(self.tensors, self._writers, strict=True):
             if tensor.role == OUTPUT and (writers == 0).any():
                 missing = int((writers == 0).sum()) * UNIT
-                raise Fault(f"{missing} of {tensor.array.nbytes} bytes of {tensor.name} were never written")
+                size = tensor.array.nbytes
+                raise Fault(f"{missing} of {size} bytes of {tensor.name} were never written")
+
+    def bytes_moved(self, tensors: Sequence[Tensor]) -> list[dict[str, int]]:
+        """Bytes read and written of each tensor."""
+        moved = {
+            tensor.array.ctypes.data: {"read": int(read), "written": int(written)}
+            for tensor, read, written in zip(
+                self.tensors, self.read_bytes, self.written_bytes, strict=True
+            )
+        }
+        nothing = {"read": 0, "written": 0}
+        return [moved[t.array.ctypes.data] if t.array.size else nothing for t in tensors]
