@@ -1,0 +1,60 @@
+// Launches of the depthwise kernels as pure integer functions of problem and device, shared by the
+// launcher and the tests.
+#pragma once
+
+#include <string_view>
+
+#include "depthwise_args.h"
+#include "kernels.h"
+
+namespace pyphase::conv::cuda {
+
+// The numbers of Launch::choice.
+enum MarchChoice {
+  kPlanes,
+  kGroups,
+  kTiles,
+  kRows,
+  kChunks,
+  kChannelBlocks,
+  kPitch,
+  kVectors,
+  kActive,
+  kSizes
+};  // kSizes: the largest kernel; of a sum of three, negative
+enum GeneralChoice {
+  kGeneralPlanes,
+  kGeneralChannelBlocks,
+  kTileHeight,
+  kTileWidth,
+  kTilesDown,
+  kTilesAcross,
+  kXHeight,
+  kXWidth,
+  kMidSize,
+  kGHeight,
+  kGWidth
+};
+
+inline constexpr std::string_view kMarch = "depthwise_march";
+inline constexpr std::string_view kGeneral = "depthwise_general";
+inline constexpr std::string_view kGradient = "depthwise_gradient";
+inline constexpr std::string_view kSum = "depthwise_sum";
+
+constexpr int kGeneralThreads = 256;
+
+// The largest size where depthwise_march serves the problem, negative for the sum of 21, 11 and 7;
+// 0 where it does not. `order` receives the strips from the largest to the smallest.
+int march_sizes(const Strips &strips, std::array<int, kMostStrips> &order);
+
+Launch march_launch(const Strips &strips, int sizes, const Device &device);
+
+// Largest tiles that the shared memory holds; no grid where none does.
+Launch general_launch(const Strips &strips, const Device &device);
+Launch gradient_launch(const Strips &strips, const Device &device);
+
+// The arguments that do not depend on addresses.
+GeneralArgs general_args(const Strips &strips, const Launch &launch);
+MarchArgs march_args(const Strips &strips, const Launch &launch);
+
+}  // namespace pyphase::conv::cuda

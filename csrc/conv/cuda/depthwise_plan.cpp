@@ -1,0 +1,506 @@
+// Launch choices of the depthwise kernels.
+#include <algorithm>
+#include <limits>
+
+#include "depthwise_launch.h"
+
+namespace pyphase::conv::cuda {
+namespace {
+
+constexpr std::int64_t kMostElements = std::numeric_limits<std::int32_t>::max();
+constexpr double kMostRereads = 1.15;  // of the compulsory bytes, unless multiprocessors lie idle
+
+int to_int(std::int64_t value) { return static_cast<int>(value); }
+int divide_up(int value, int by) { return (value + by - 1) / by; }
+double itemsize(const Pair &pair) { return pair.scalar == Scalar::f32 ? 4 : 2; }
+
+// Whether sizes are those that 32-bit offsets reach.
+bool is_small(const Strips &strips) {
+  const Pair &pair = strips.pairs[0];
+  const std::int64_t image = std::max({pair.height * pair.width, pair.out_height * pair.out_width,
+                                       pair.mid_height() * pair.mid_width()}) *
+                             pair.channels[0];
+  return image <= kMostElements / 2 && strips.pairs.size() <= kMostStrips &&
+         pair.scalar != Scalar::f64;
+}
+
+bool is_small(const Axis &axis) {
+  return axis.reach() < 4096 && axis.pad < 4096 && axis.stride < 4096 && axis.kernel <= 256;
+}
+
+bool are_served(const Strips &strips) {
+  if (strips.pairs.empty() || !is_small(strips)) {
+    return false;
+  }
+  const bool alone = strips.pairs.size() == 1 && !strips.residual;
+  return std::all_of(strips.pairs.begin(), strips.pairs.end(), [&](const Pair &pair) {
+    const bool plain = pair.row.stride == 1 && pair.column.stride == 1 &&
+                       pair.activation == Activation::none && pair.out_height == pair.height &&
+                       pair.out_width == pair.width;
+    return pair.depthwise && is_small(pair.row) && is_small(pair.column) && (alone || plain);
+  });
+}
+
+// The smallest size that holds an axis with its taps around the middle: 2 * half + 1.
+std::int64_t half_size(const Axis &axis) { return std::max(axis.pad, axis.reach() - 1 - axis.pad); }
+
+std::int64_t march_size(const Pair &pair) {
+  return 2 * std::max(half_size(pair.row), half_size(pair.column)) + 1;
+}
+
+// Elements of one axis that pieces of `size` read with `pad` elements on either side.
+std::int64_t read_in_all(std::int64_t length, std::int64_t size, std::int64_t pad) {
+  std::int64_t sum = 0;
+  for (std::int64_t begin = 0; begin < length; begin += size) {
+    sum += std::min(length, begin + size + pad) - std::max<std::int64_t>(0, begin - pad);
+  }
+  return sum;
+}
+
+Grid flat(std::int64_t blocks) { return {static_cast<unsigned>(blocks), 1, 1}; }
+
+int count_taps(int sizes) {
+  return sizes < 0 ? round_to(21, 4) + round_to(11, 4) + round_to(7, 4) : round_to(sizes, 4);
+}
+int most_taps(int sizes) { return sizes < 0 ? 21 : sizes; }
+
+// What a march's blocks read and write, over the least that they could.
+double rereads(const Pair &pair, int groups, int rows, int pad) {
+  const double read = static_cast<double>(read_in_all(pair.height, rows, pad)) *
+                      static_cast<double>(read_in_all(pair.width, 4 * groups, pad));
+  return (1 + read / static_cast<double>(pair.height * pair.width)) / 2;
+}
+
+TapAxis taps_of(const Axis &axis) {
+  return {to_int(axis.kernel), to_int(axis.stride), to_int(axis.dilation), to_int(axis.pad)};
+}
+
+}  // namespace
+
+int march_sizes(const Strips &strips, std::array<int, kMostStrips> &order) {
+  const int count = to_int(static_cast<std::int64_t>(strips.pairs.size()));
+  if (count > 3) {
+    return 0;
+  }
+  for (int i = 0; i < count; ++i) {
+    const Pair &pair = strips.pairs[static_cast<std::size_t>(i)];
+    order[static_cast<std::size_t>(i)] = i;
+    // An activation between does not let the convolutions be exchanged.
+    if (pair.row.stride != 1 || pair.column.stride != 1 || pair.out_height != pair.height ||
+        pair.out_width != pair.width || (pair.activation != Activation::none && !pair.row_first)) {
+      return 0;
+    }
+  }
+  const auto size = [&](int i) {
+    return march_size(strips.pairs[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])]);
+  };
+  std::stable_sort(order.begin(), order.begin() + count, [&](int a, int b) {
+    return march_size(strips.pairs[static_cast<std::size_t>(a)]) >
+           march_size(strips.pairs[static_cast<std::size_t>(b)]);
+  });
+  if (count > 1) {
+    return size(0) <= 21 && size(1) <= 11 && (count < 3 || size(2) <= 7) ? -21 : 0;
+  }
+  for (const int compiled : {3, 5, 7, 11, 19, 21}) {
+    if (size(0) <= compiled) {
+      return compiled;
+    }
+  }
+  return 0;
+}
+
+Launch march_launch(const Strips &strips, int sizes, const Device &device) {
+  const Pair &pair = strips.pairs[0];
+  const bool last = pair.channels_last;
+  const int channels = to_int(pair.channels[0]), height = to_int(pair.height);
+  const int width = to_int(pair.width), most = most_taps(sizes), pad = most / 2;
+  const int weights = march_weights(count_taps(sizes), sizes < 0 ? 3 : 1);
+  // Whole rows up to 512 columns in NCHW; 64 in NHWC, where 16 channels share the block.
+  const int widest = last ? 4 * kMarchThreads / kLanePlanes : 512;
+  const int groups = divide_up(divide_up(width, divide_up(width, widest)), 4);
+  const int tiles = divide_up(width, 4 * groups);
+  // Consecutive threads read consecutive vectors: the pitch is 4 * groups modulo the 32 banks.
+  const int columns = 4 * (groups - 1) + march_window(last, most);
+  const int pitch = columns + ((4 * groups - columns) % 32 + 32) % 32;
+  const auto shared = [&](int planes) {
+    return 4 * ((last ? kLanePlanes : planes) * weights +
+                2 * march_buffer(last, most, planes, groups, pitch));
+  };
+  int planes = last ? kLanePlanes : std::min(kMarchThreads / groups, channels);
+  const auto blocks = [&](int p) { return pair.batch * divide_up(channels, p) * tiles; };
+  while (
+      !last && planes > 1 &&
+      (shared(planes) > 48 * 1024 || (blocks(planes) < 2 * device.sms && planes * groups > 64))) {
+    planes = divide_up(planes, 2);
+  }
+  if (!last) {  // blocks with the same number of channels
+    planes = divide_up(channels, divide_up(channels, planes));
+  }
+  // Cuts along the columns until the multiprocessors have work.
+  int rows = height;
+  for (int chunks = 2; chunks <= height; ++chunks) {
+    const std::int64_t now = blocks(planes) * divide_up(height, rows);
+    const int next = divide_up(height, chunks);
+    const bool cheap = rereads(pair, groups, next, pad) <= kMostRereads;
+    if (next < std::max(most, 8) || now >= (cheap ? 2 : 1) * device.sms) {
+      break;
+    }
+    rows = next;
+  }
+  const int chunks = divide_up(height, rows);
+  Launch launch;
+  launch.kernel = kMarch.data();
+  launch.grid = flat(blocks(planes) * chunks);
+  launch.block = {static_cast<unsigned>(planes * groups), 1, 1};
+  launch.shared = static_cast<unsigned>(shared(planes));
+  launch.choice = {planes,
+                   groups,
+                   tiles,
+                   rows,
+                   chunks,
+                   divide_up(channels, planes),
+                   pitch,
+                   last ? channels % 4 == 0 : width % 4 == 0,
+                   pair.activation != Activation::none,
+                   sizes};
+  return launch;
+}
+
+MarchArgs march_args(const Strips &strips, const Launch &launch) {
+  const Pair &pair = strips.pairs[0];
+  std::array<int, kMostStrips> order{};
+  const int sizes = march_sizes(strips, order);
+  MarchArgs args{};
+  args.channels = to_int(pair.channels[0]);
+  args.height = to_int(pair.height);
+  args.width = to_int(pair.width);
+  const auto &choice = launch.choice;
+  args.planes = choice[kPlanes];
+  args.groups = choice[kGroups];
+  args.tiles = choice[kTiles];
+  args.rows = choice[kRows];
+  args.chunks = choice[kChunks];
+  args.channel_blocks = choice[kChannelBlocks];
+  args.pitch = choice[kPitch];
+  args.vectors = choice[kVectors];
+  args.residual = strips.residual;
+  args.activation = static_cast<int>(pair.activation);
+  for (std::size_t i = 0; i < 3; ++i) {
+    MarchStripArgs &strip = args.strips[i];
+    strip.horizontal.step = strip.vertical.step = 1;
+    if (i < strips.pairs.size()) {
+      const Pair &from = strips.pairs[static_cast<std::size_t>(order[i])];
+      const int compiled = sizes > 0 ? sizes : i == 0 ? 21 : i == 1 ? 11 : 7;
+      const auto embed = [&](const Axis &axis) {
+        return Embedded{to_int(axis.kernel), compiled / 2 - to_int(axis.pad),
+                        to_int(axis.dilation)};
+      };
+      strip.horizontal = embed(from.row);
+      strip.vertical = embed(from.column);
+      strip.column_first = !from.row_first;
+    }
+  }
+  return args;
+}
+
+GeneralArgs general_args(const Strips &strips, const Launch &launch) {
+  const Pair &pair = strips.pairs[0];
+  const auto &choice = launch.choice;
+  GeneralArgs args{};
+  args.batch = to_int(pair.batch);
+  args.channels = to_int(pair.channels[0]);
+  args.height = to_int(pair.height);
+  args.width = to_int(pair.width);
+  args.out_height = to_int(pair.out_height);
+  args.out_width = to_int(pair.out_width);
+  args.channels_last = pair.channels_last;
+  args.planes = choice[kGeneralPlanes];
+  args.channel_blocks = choice[kGeneralChannelBlocks];
+  args.tile_height = choice[kTileHeight];
+  args.tile_width = choice[kTileWidth];
+  args.tiles_down = choice[kTilesDown];
+  args.tiles_across = choice[kTilesAcross];
+  args.x_height = choice[kXHeight];
+  args.x_width = choice[kXWidth];
+  args.mid_size = choice[kMidSize];
+  args.g_height = choice[kGHeight];
+  args.g_width = choice[kGWidth];
+  args.residual = strips.residual;
+  args.activation = static_cast<int>(pair.activation);
+  args.count = to_int(static_cast<std::int64_t>(strips.pairs.size()));
+  for (std::size_t i = 0; i < strips.pairs.size(); ++i) {
+    const Pair &from = strips.pairs[i];
+    args.strips[i].vertical = taps_of(from.column);
+    args.strips[i].horizontal = taps_of(from.row);
+    args.strips[i].row_first = from.row_first;
+    args.taps += to_int(from.row.kernel + from.column.kernel) + 2;
+  }
+  return args;
+}
+
+namespace {
+
+// How far the strips reach before and after an output's place, on one axis.
+struct Reach {
+  int before = std::numeric_limits<int>::min(), after = before;
+
+  void add(const Axis &axis) {
+    before = std::max(before, to_int(axis.pad));
+    after = std::max(after, to_int(axis.reach() - 1 - axis.pad));
+  }
+  // Elements that `outputs` of them need, at a stride.
+  int needed(int outputs, const Axis &axis) const {
+    return (outputs - 1) * to_int(axis.stride) + before + after + 1;
+  }
+};
+
+struct Extents {
+  int x_height, x_width, mid_size;
+
+  Extents(const Strips &strips, int height, int width) : mid_size(0) {
+    Reach down, across;
+    for (const Pair &pair : strips.pairs) {
+      down.add(pair.column);
+      across.add(pair.row);
+      Reach own_down, own_across;
+      own_down.add(pair.column);
+      own_across.add(pair.row);
+      mid_size = std::max(mid_size, pair.row_first ? own_down.needed(height, pair.column) * width
+                                                   : own_across.needed(width, pair.row) * height);
+    }
+    x_height = down.needed(height, strips.pairs[0].column);
+    x_width = across.needed(width, strips.pairs[0].row);
+  }
+};
+
+int all_taps(const Strips &strips) {
+  int taps = 0;
+  for (const Pair &pair : strips.pairs) {
+    taps += to_int(pair.row.kernel + pair.column.kernel) + 2;
+  }
+  return taps;
+}
+
+// Half of the pixels, cut where the tile is longer.
+void halve(int &height, int &width) {
+  int &longer = height >= width ? height : width;
+  longer = divide_up(longer, 2);
+}
+
+}  // namespace
+
+Launch general_launch(const Strips &strips, const Device &device) {
+  const Pair &pair = strips.pairs[0];
+  const int channels = to_int(pair.channels[0]), taps = all_taps(strips);
+  const int most = std::min(device.shared_per_block, device.shared_per_sm / 2 - 1024);
+  const int out_height = to_int(pair.out_height), out_width = to_int(pair.out_width);
+  int height = out_height, width = out_width;
+  int planes = pair.channels_last ? std::min(channels, kLanePlanes) : 1;
+  const auto shared = [&](int p, int h, int w) {
+    const Extents extents(strips, h, w);
+    const std::int64_t pixels = static_cast<std::int64_t>(extents.x_height) * extents.x_width +
+                                extents.mid_size + static_cast<std::int64_t>(h) * w;
+    return 4 * p * (pixels + taps);
+  };
+  const auto blocks = [&](int p) {
+    return pair.batch * divide_up(channels, p) * divide_up(out_height, height) *
+           divide_up(out_width, width);
+  };
+  height = std::min(height, 4096);
+  width = std::min(width, 4096);
+  while (shared(planes, height, width) > most && height * width > 1) {
+    halve(height, width);
+  }
+  while (shared(planes, height, width) > most && planes > 1) {
+    planes = divide_up(planes, 2);
+  }
+  Launch launch;
+  if (shared(planes, height, width) > most) {
+    return launch;
+  }
+  while (!pair.channels_last && 2 * planes <= channels && planes * height * width < 1024 &&
+         shared(2 * planes, height, width) <= most && blocks(2 * planes) >= device.sms) {
+    planes *= 2;
+  }
+  const Extents extents(strips, height, width);
+  launch.kernel = kGeneral.data();
+  launch.grid = flat(blocks(planes));
+  launch.block = {kGeneralThreads, 1, 1};
+  launch.shared = static_cast<unsigned>(shared(planes, height, width));
+  launch.choice = {planes,
+                   divide_up(channels, planes),
+                   height,
+                   width,
+                   divide_up(out_height, height),
+                   divide_up(out_width, width),
+                   extents.x_height,
+                   extents.x_width,
+                   extents.mid_size};
+  return launch;
+}
+
+Plan plan_depthwise_forward(const Strips &strips, const Device &device) {
+  Plan plan;
+  if (!are_served(strips)) {
+    return plan;
+  }
+  const Pair &pair = strips.pairs[0];
+  const double planes = static_cast<double>(pair.batch * pair.channels[0]);
+  const double y = static_cast<double>(pair.out_height * pair.out_width);
+  std::array<int, kMostStrips> order{};
+  const int sizes = march_sizes(strips, order);
+  double read = 0, products = 0;
+  Launch launch;
+  if (sizes != 0) {
+    launch = march_launch(strips, sizes, device);
+    const auto &choice = launch.choice;
+    const int pad = most_taps(sizes) / 2;
+    const double rows = static_cast<double>(read_in_all(pair.height, choice[kRows], pad));
+    read = rows * static_cast<double>(read_in_all(pair.width, 4 * choice[kGroups], pad));
+    const int taps = sizes < 0 ? 21 + 11 + 7 : sizes;
+    products = 2.0 * taps * rows * 4 * choice[kGroups] * choice[kTiles];
+  } else {
+    launch = general_launch(strips, device);
+    if (launch.shared == 0) {
+      return plan;
+    }
+    const auto &choice = launch.choice;
+    const double tiles = static_cast<double>(choice[kTilesDown]) * choice[kTilesAcross];
+    read = std::min(static_cast<double>(choice[kXHeight]), static_cast<double>(pair.height)) *
+           std::min(static_cast<double>(choice[kXWidth]), static_cast<double>(pair.width)) * tiles;
+    for (const Pair &one : strips.pairs) {
+      const auto &first = one.row_first ? one.row : one.column;
+      const auto &second = one.row_first ? one.column : one.row;
+      products +=
+          tiles * (static_cast<double>(choice[kMidSize]) * static_cast<double>(first.kernel) +
+                   static_cast<double>(choice[kTileHeight]) * choice[kTileWidth] *
+                       static_cast<double>(second.kernel));
+    }
+  }
+  plan.bytes = planes * (read + y) * itemsize(pair) +
+               static_cast<double>(launch.grid[0]) * all_taps(strips) * itemsize(pair);
+  plan.flops = 2 * planes * products;
+  plan.launches.push_back(launch);
+  return plan;
+}
+
+namespace {
+
+// Everything a tile of x needs of all strips, and the largest intermediate.
+struct GradientExtents {
+  GradientTile tile;
+  int mid_size = 0;
+
+  GradientExtents(const GeneralArgs &args, int height, int width)
+      : tile(args.strips[0], {0, height}, {0, width}) {
+    for (int s = 0; s < args.count; ++s) {
+      const GradientTile own(args.strips[s], {0, height}, {0, width});
+      tile.cover(own);
+      mid_size = std::max(mid_size, own.mid.count * (args.strips[s].row_first ? height : width));
+    }
+  }
+  std::int64_t x() const { return std::int64_t{tile.x_rows.count} * tile.x_columns.count; }
+  std::int64_t g() const { return std::int64_t{tile.g_rows.count} * tile.g_columns.count; }
+};
+
+}  // namespace
+
+Launch gradient_launch(const Strips &strips, const Device &device) {
+  const Pair &pair = strips.pairs[0];
+  const GeneralArgs args = general_args(strips, {});
+  const int channels = args.channels, taps = args.taps;
+  const int most = std::min(device.shared_per_block, device.shared_per_sm / 2 - 1024);
+  const int down = to_int(pair.column.stride), across = to_int(pair.row.stride);
+  // A tile begins and ends where a stride does, and tiles hold all of x and all of y.
+  const int all_height = round_to(std::max(args.height, args.out_height * down), down);
+  const int all_width = round_to(std::max(args.width, args.out_width * across), across);
+  int height = all_height, width = all_width;
+  int planes = pair.channels_last ? kLanePlanes : 1;
+  const auto shared = [&](int p, int h, int w) {
+    const GradientExtents extents(args, h, w);
+    const std::int64_t out = args.count > 1 ? std::int64_t{h} * w : 0;
+    return 4 * p * (extents.x() + extents.g() + 2 * std::int64_t{extents.mid_size} + out + taps);
+  };
+  while (shared(planes, height, width) > most && (height > down || width > across)) {
+    const bool rows = width <= across || (height > down && height >= width);
+    int &longer = rows ? height : width;
+    longer = round_to(divide_up(longer, 2), rows ? down : across);
+    if (planes > 8 && height * width <= 64) {  // rather fewer channels than many more halos
+      planes /= 2;
+      height = all_height;
+      width = all_width;
+    }
+  }
+  while (shared(planes, height, width) > most && planes > 1) {
+    planes /= 2;
+  }
+  Launch launch;
+  if (shared(planes, height, width) > most) {
+    return launch;
+  }
+  const int tiles_down = divide_up(all_height, height), tiles_across = divide_up(all_width, width);
+  while (!pair.channels_last && 2 * planes <= channels && planes * height * width < 1024 &&
+         shared(2 * planes, height, width) <= most &&
+         pair.batch * divide_up(channels, 2 * planes) * tiles_down * tiles_across >= device.sms) {
+    planes *= 2;
+  }
+  const GradientExtents extents(args, height, width);
+  launch.kernel = kGradient.data();
+  launch.grid = flat(pair.batch * divide_up(channels, planes) * tiles_down * tiles_across);
+  launch.block = {kGeneralThreads, 1, 1};
+  launch.shared = static_cast<unsigned>(shared(planes, height, width));
+  launch.choice = {planes,
+                   divide_up(channels, planes),
+                   height,
+                   width,
+                   tiles_down,
+                   tiles_across,
+                   extents.tile.x_rows.count,
+                   extents.tile.x_columns.count,
+                   extents.mid_size,
+                   extents.tile.g_rows.count,
+                   extents.tile.g_columns.count};
+  return launch;
+}
+
+Plan plan_depthwise_backward(const Strips &strips, const Device &device) {
+  Plan plan;
+  if (!are_served(strips)) {
+    return plan;
+  }
+  const Launch launch = gradient_launch(strips, device);
+  if (launch.shared == 0) {
+    return plan;
+  }
+  const GeneralArgs args = general_args(strips, launch);
+  const Pair &pair = strips.pairs[0];
+  const double tiles = static_cast<double>(args.tiles_down) * args.tiles_across;
+  const double planes = static_cast<double>(pair.batch * pair.channels[0]);
+  const auto held = [](int tile, int image) { return static_cast<double>(std::min(tile, image)); };
+  const double x = tiles * held(args.x_height, args.height) * held(args.x_width, args.width);
+  const double g =
+      tiles * held(args.g_height, args.out_height) * held(args.g_width, args.out_width);
+  const double slices = static_cast<double>(pair.batch) * tiles;
+  const double partial = slices * static_cast<double>(pair.channels[0]) * args.taps * 4;
+  plan.workspace = static_cast<std::size_t>(partial);
+  plan.bytes = planes * (x + g + static_cast<double>(pair.height * pair.width)) * itemsize(pair) +
+               2 * partial;
+  // h and grad_a on the tile with its halo, grad_x and the weights' sums on the tile.
+  double products = 0;
+  for (int s = 0; s < args.count; ++s) {
+    const int taps = args.strips[s].horizontal.kernel + args.strips[s].vertical.kernel;
+    products += static_cast<double>(args.mid_size) * taps +
+                static_cast<double>(args.tile_height) * args.tile_width *
+                    (taps + args.strips[s].first().kernel);
+  }
+  plan.flops = 2 * planes * tiles * products;
+  plan.launches.push_back(launch);
+  Launch sum;
+  sum.kernel = kSum.data();
+  sum.block = {kGeneralThreads, 1, 1};
+  sum.grid = flat(divide_up(args.channels * args.taps, kGeneralThreads));
+  plan.launches.push_back(sum);
+  return plan;
+}
+
+}  // namespace pyphase::conv::cuda
