@@ -1,7 +1,8 @@
 """Speed of the fused factorized convolutions, against torch's two convolutions.
 
     python bench/bench_conv.py [--device cuda] [--quick] [--only GROUP[,GROUP]] [--shapes REGEX]
-                               [--threads N[,N]] [--json FILE] [--picture FILE] [--[no-]compile] [--memory]
+                               [--threads N[,N]] [--json FILE] [--picture FILE] [--[no-]compile]
+                               [--memory]
 
 Every contestant's output and gradients are held against float64 before it is timed: the package's
 error may be twice torch's own, or a few roundings. Then all take turns, in the same layout, with

@@ -1,4 +1,4 @@
-"""A roofline on paper for the CUDA kernels: what data sheets and exact counts allow. No measurement.
+"""A roofline on paper for the CUDA kernels, from data sheets and exact counts: no measurement.
 
     python bench/roofline.py cuda [--device NAME] [--shapes REGEX]
 

@@ -87,7 +87,9 @@ if(PYPHASE_HAS_CUDA)
   endif()
   add_library(cuda_kernels OBJECT
     csrc/conv/cuda/dense.cu
-    csrc/conv/cuda/depthwise.cu
+    csrc/conv/cuda/depthwise_bfloat16.cu
+    csrc/conv/cuda/depthwise_float.cu
+    csrc/conv/cuda/depthwise_half.cu
     csrc/conv/cuda/device.cu)
   target_compile_options(cuda_kernels PRIVATE -O3 ${cuda_warnings})
   set_target_properties(cuda_kernels PROPERTIES POSITION_INDEPENDENT_CODE ON CUDA_STANDARD 20
@@ -98,6 +100,8 @@ if(PYPHASE_HAS_CUDA)
     csrc/conv/problem.cpp
     csrc/conv/cuda/clock_rates.cpp
     csrc/conv/cuda/dense_plan.cpp
+    csrc/conv/cuda/dense_tiles.cpp
+    csrc/conv/cuda/depthwise.cpp
     csrc/conv/cuda/depthwise_plan.cpp
     csrc/conv/cuda/plan.cpp
     csrc/conv/cuda/run.cpp

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 
 from pyphase import _core
+from pyphase.conv import choices, cuda
+from pyphase.conv.choice_file import choices_path
 from pyphase.errors import PhaseError
 from pyphase.plan import Plan
 
@@ -116,8 +118,29 @@ def _conv_lines() -> list[str]:
         "  torch's own      all else, since no kernel is there: other groups and types,",
         "                   torch.func, forward-mode gradients, other devices; and,",
         "                   unless backend('native') is set, where torch is faster",
-        "  CUDA             no kernel: torch's own convolutions",
+        *_cuda_lines(),
     ]
+
+
+def _cuda_lines() -> list[str]:
+    """Return what computes them on GPUs, and what was measured there."""
+    module = cuda.load()
+    if reason := cuda.why_not(module):
+        return [f"  CUDA             torch's own convolutions: {reason}"]
+    lines = [f"  CUDA             kernels by {module.COMPILER} for {module.ARCHITECTURES}"]
+    for index in range(torch.cuda.device_count()):
+        properties = module.query_device(index)
+        served = cuda.runs_on(module.ARCHITECTURES, properties.capability)
+        who = "kernels and torch, the faster one" if served else "torch's own convolutions"
+        lines.append(f"  GPU {index}            {torch.cuda.get_device_name(index)}: {who}")
+    if not torch.cuda.device_count():
+        lines.append("  GPU              none that torch finds; the kernels have never run on one")
+    found = choices()
+    if found:
+        native = sum(choice.backend == "native" for choice in found)
+        lines.append(f"  measured         {len(found)} passes, {native} of them for the kernels,")
+        lines.append(f"                   in {choices_path() or 'memory'}")
+    return lines
 
 
 def _served(groups: int) -> str:

@@ -114,7 +114,8 @@ def test_info_says_what_computes_the_convolutions(capsys, monkeypatch):
     assert re.search(r"batch norm +between the two \(pyphase.nets\): folded in eval mode", printed)
     assert re.search(r"in training torch's own, unfused", printed)
     assert re.search(r"torch's own +all else", printed)
-    assert re.search(r"CUDA +no kernel: torch's own convolutions\n", printed)
+    who = "torch's own convolutions: this installation|kernels by nvcc"
+    assert re.search(f"CUDA +({who})", printed)
 
 
 def test_info_asks_the_kernels_themselves(capsys, monkeypatch):

@@ -19,13 +19,17 @@ current_backend = _current.get
 class backend:  # noqa: N801  (reads as torch.no_grad does)
     """Choose what computes the factorized convolutions from here on, or inside a ``with`` block.
 
-    The fused kernels run on the CPU: for depthwise pairs (as many groups as channels, twice), and
-    for pairs with one group in float32.
+    The fused kernels are for depthwise pairs (as many groups as channels, twice), and for pairs
+    with one group: on the CPU in float32, on CUDA devices, where they were built, in all types but
+    float64.
 
     Args:
-        name: ``"auto"``: the fused kernel where it is the faster one, a pure function of the
-            problem; else torch's two convolutions. ``"native"``: the fused kernel wherever there is
-            one. ``"torch"``: torch's two convolutions.
+        name: ``"auto"``: the fused kernel where it is the faster one, else torch's two
+            convolutions. On the CPU a pure function of the problem. On a CUDA device both are timed
+            once for each problem, and :func:`choices` lists the results; in the capture of a CUDA
+            graph, and under ``torch.use_deterministic_algorithms``, nothing is timed.
+            ``"native"``: the fused kernel wherever there is one. ``"torch"``: torch's two
+            convolutions.
 
     The results are the same but for rounding, and a problem without a fused kernel is never an
     error: torch's convolutions serve it. The setting is the current thread's (and asyncio task's)

@@ -104,8 +104,8 @@ class Capture:
 
 
 @contextmanager
-def simulated(capability: tuple[int, int] = (8, 0)) -> Iterator[torch.device]:
-    """Simulate the machine; yields its GPU."""
+def simulated_torch() -> Iterator[Capture]:
+    """Simulate torch's part of the machine: torch.cuda, and CUDA devices in calls."""
     capture = Capture()
     stand_ins: dict[str, Any] = {
         "is_available": lambda: True,
@@ -116,26 +116,34 @@ def simulated(capability: tuple[int, int] = (8, 0)) -> Iterator[torch.device]:
         "stream": lambda stream: stream,
         "synchronize": lambda device=None: None,
         "get_device_name": lambda device=None: "a simulated A100",
-        "get_device_capability": lambda device=None: capability,
         "is_current_stream_capturing": lambda: capture.on,
-        "empty_cache": lambda: None,
     }
     for name, stand_in in stand_ins.items():
         check_signature(name, stand_in)
     stand_ins |= {"Stream": Stream, "Event": Event, "CUDAGraph": Graph, "graph": capture.graph}
+    cuda.device_name.cache_clear()
+    with mock.patch.multiple(torch.cuda, **stand_ins), Cpu():
+        try:
+            yield capture
+        finally:
+            cuda.device_name.cache_clear()
+
+
+@contextmanager
+def simulated() -> Iterator[torch.device]:
+    """Simulate the machine with its kernels; yields its GPU."""
     module, own_pair, own_strips = emulated(), native.make_pair, native.make_strips
 
     def on_gpu(make: Any) -> Any:
         return lambda device, *rest: make(GPU if device.type == "cpu" else device, *rest)
 
     with (
-        mock.patch.multiple(torch.cuda, **stand_ins),
         mock.patch.object(cuda, "load", return_value=module),
         mock.patch.object(problem, "make_pair", on_gpu(own_pair)),
         mock.patch.object(problem, "make_strips", on_gpu(own_strips)),
         mock.patch.dict(problem._pairs, clear=True),
         mock.patch.dict(problem._strips, clear=True),
-        Cpu(),
+        simulated_torch(),
     ):
         forget()
         try:
@@ -153,5 +161,5 @@ def check_signature(name: str, stand_in: Any) -> None:
 
 
 def forget() -> None:
-    for cached in (cuda._module_for, cuda._properties, cuda.device_name):
+    for cached in (cuda._module_for, cuda._properties):
         cached.cache_clear()
