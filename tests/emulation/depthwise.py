@@ -38,6 +38,7 @@ class Device(NamedTuple):
     shared_per_block: int = 163 << 10
 
 
+SMALL = Device()
 A100 = Device(108)
 H100 = Device(132, 228 << 10, 227 << 10)
 RTX4090 = Device(128, 100 << 10, 99 << 10)
@@ -79,7 +80,7 @@ class Plan(NamedTuple):
     choice: tuple[int, ...]
 
 
-def plan(problem: Sum, backward: bool = False, device: Device = Device(), mutant: int = 0) -> Plan:
+def plan(problem: Sum, backward: bool = False, device: Device = SMALL, mutant: int = 0) -> Plan:
     """Return the plan of a pass; a Fault where none serves it."""
     library = host_library(SOURCES, mutant=mutant)
     library.depthwise_plan.restype = ctypes.c_char_p
@@ -94,7 +95,7 @@ def forward(
     problem: Sum,
     x: Tensor,
     weights: Sequence[Tensor | None],
-    device: Device = Device(),
+    device: Device = SMALL,
     library: ctypes.CDLL | None = None,
 ) -> Tensor:
     """Return the output; ``weights``: w1, w2, b1, b2 of one pair after another."""
@@ -106,7 +107,7 @@ def run(
     x: Tensor,
     weights: Sequence[Tensor | None],
     grad: Tensor | None = None,
-    device: Device = Device(),
+    device: Device = SMALL,
     library: ctypes.CDLL | None = None,
 ) -> list[Tensor]:
     """Return the output of a forward pass; with ``grad`` the gradients of x and the weights."""

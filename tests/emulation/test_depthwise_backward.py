@@ -13,13 +13,13 @@ from conv_reference import Problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emulation.depthwise import DTYPES, Device, Sum, plan, run
+from emulation.depthwise import DTYPES, SMALL, Device, Sum, plan, run
 from emulation.test_depthwise_forward import GENERALS, MARCHES, depthwise, problems
 
 pytestmark = pytest.mark.emulation
 
 
-def hold(problem: Problem, dtype, channels_last, device=Device()):
+def hold(problem: Problem, dtype, channels_last, device=SMALL):
     tensors = reference.tensors(problem, dtype)
     shape = reference.torch_pair(problem, *tensors).shape
     grad = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)

@@ -13,7 +13,7 @@ from conv_reference import Problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emulation.depthwise import DTYPES, Device, Sum, forward, plan
+from emulation.depthwise import DTYPES, SMALL, Device, Sum, forward, plan
 from emulation.machine import Fault
 
 pytestmark = pytest.mark.emulation
@@ -50,14 +50,14 @@ GENERALS = {
 }
 
 
-def hold(problem, dtype, channels_last, device=Device(), march=None):
+def hold(problem, dtype, channels_last, device=SMALL, march=None):
     tensors = reference.tensors(problem, dtype)
     grad = torch.ones_like(reference.torch_pair(problem, *tensors))
     allowed = pair_bound(problem, tensors, grad).of([0])
     hold_within(allowed, Sum((problem,), dtype, channels_last), tensors, device, march)
 
 
-def hold_within(allowed: Bound, case: Sum, tensors, device=Device(), march=None):
+def hold_within(allowed: Bound, case: Sum, tensors, device=SMALL, march=None):
     if march is not None:
         assert plan(case, device=device).is_march == march
     x, w1, w2, b1, b2 = tensors
