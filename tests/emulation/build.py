@@ -81,7 +81,7 @@ def _run(command: list[str], result: Path) -> Path:
         done = subprocess.run([*command, "-o", str(part)], capture_output=True, text=True)
         if done.returncode:
             raise AssertionError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-        result.with_suffix(".log").write_text(done.stdout + done.stderr)
+        result.with_suffix(result.suffix + "-log").write_text(done.stdout + done.stderr)
         part.replace(result)
     return result
 
@@ -124,22 +124,27 @@ RUNTIME = ("fiber", "machine", "copies", "matrices", "runtime", "control")
 
 
 @functools.cache
-def ptx_text(source: Path, architecture: int, mutant: int = 0) -> str:
+def ptx_file(source: Path, architecture: int, mutant: int = 0) -> Path:
     """What nvcc emits for a source and a target."""
     flags = ["-std=c++20", "-O3", f"-arch=sm_{architecture}", f"-I{KERNELS}"]
     if mutant:
         flags.append(f"-DPYPHASE_MUTANT={mutant}")
     command = [nvcc(), *flags, "-ptx", str(source)]
-    return _run(command, CACHE / f"{_digest(source, flags)}.ptx").read_text()
+    return _run(command, CACHE / f"{_digest(source, flags)}.ptx")
+
+
+def ptx_text(source: Path, architecture: int, mutant: int = 0) -> str:
+    return ptx_file(source, architecture, mutant).read_text()
 
 
 @functools.cache
 def cubin(source: Path, architecture: int) -> tuple[Path, str]:
     """Machine code for a target, and what ptxas says of its registers and spills."""
-    flags = ["-std=c++20", "-O3", f"-arch=sm_{architecture}", f"-I{KERNELS}", "-Xptxas=-v"]
-    command = [nvcc(), *flags, "-cubin", str(source)]
-    result = _run(command, CACHE / f"{_digest(source, flags)}.cubin")
-    return result, result.with_suffix(".log").read_text()
+    ptx = ptx_file(source, architecture)
+    ptxas = str(Path(nvcc()).resolve().parent / "ptxas")
+    command = [ptxas, "-v", "-O3", f"-arch=sm_{architecture}", str(ptx)]
+    result = _run(command, ptx.with_suffix(".cubin"))
+    return result, result.with_suffix(".cubin-log").read_text()
 
 
 def ahead(*compilations: Callable[[], object]) -> None:

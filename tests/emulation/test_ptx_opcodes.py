@@ -240,6 +240,12 @@ def test_vectors_and_generic_addresses():
     np.testing.assert_array_equal(execute(body, A, B, shared=512), A ^ B)
 
 
+def test_local_memory_is_each_threads_own():
+    body = """.local .align 8 .b8 depot[16]; mov.u64 %w1, depot; add.s64 %w1, %w1, 4;
+    st.local.v2.b32 [%w1+4], {%a, %b}; bar.sync 0; ld.local.u32 %d, [%w1+8];"""
+    np.testing.assert_array_equal(execute(body, A, B), B)
+
+
 def test_loops_and_tables_branch():
     loop = """mov.u32 %d, 0; mov.u32 %r1, 0; $again: add.s32 %d, %d, %r1; add.s32 %r1, %r1, 1;
     setp.le.u32 %q1, %r1, %t; @%q1 bra $again;"""
@@ -306,7 +312,7 @@ def test_ldmatrix(transposed):
 
 
 @pytest.mark.parametrize("body", ["sin.approx.f32 %d, %a;", "atom.global.add.u32 %d, [%p], 1;",
-                                  "ld.local.u32 %d, [%w1];", "mul.hi.s64 %w1, %w1, %w1;",
+                                  "red.shared.add.u32 [%a], 1;", "mul.hi.s64 %w1, %w1, %w1;",
                                   "shfl.sync.bfly.b32 %d, %a, 1, 0x1c1f, -1;"])  # fmt: skip
 def test_what_is_not_known_raises(body):
     with pytest.raises(Unsupported):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .arithmetic import FLOATS, ROUNDING, read_float, round_to
-from .lanes import PARAMETER_WINDOW, SHARED_WINDOW, vector
+from .lanes import LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_WINDOW, vector
 from .opcodes import opcode, require_parts
 from .parse import Instruction, Unsupported
 from .values import UNSIGNED, Array, dtype_of, to_bfloat16, to_tf32, width
@@ -40,7 +40,7 @@ def move(machine, ins: Instruction, mask: Array) -> None:
 @opcode("cvta")
 def convert_address(machine, ins: Instruction, mask: Array) -> None:
     """Between generic addresses and those of a space; global ones are the same in both."""
-    window = {"shared": SHARED_WINDOW, "param": PARAMETER_WINDOW, "global": 0}
+    window = {"shared": SHARED_WINDOW, "param": PARAMETER_WINDOW, "local": LOCAL_WINDOW, "global": 0}
     space = next((part for part in ins.parts if part in window), None)
     if space is None:
         raise Unsupported(ins.text)

@@ -12,13 +12,14 @@ from .values import UNSIGNED, Array, bits_of, dtype_of, width
 
 SHARED_WINDOW = 1 << 56  # where generic addresses mean shared memory; the host's are below 2^47
 PARAMETER_WINDOW = 1 << 57
+LOCAL_WINDOW = 1 << 58
 
 
 class Lanes:
     """Lane i is thread i % threads of block blocks[i // threads]."""
 
     def __init__(
-        self, kernel: Kernel, grid: tuple[int, ...], block: tuple[int, ...], blocks: range
+        self, kernel: Kernel, grid: tuple[int, ...], block: tuple[int, ...], blocks: Array
     ) -> None:
         self.kernel = kernel
         self.threads = int(np.prod(block))
@@ -80,7 +81,7 @@ class Lanes:
             number, from_bits = int(match[1], 16), 64
         elif re.fullmatch(r"-?(0[xX][0-9a-fA-F]+|\d+)U?", operand):
             number, from_bits = int(operand.rstrip("U"), 0), bits
-        elif operand == self.kernel.shared:
+        elif operand in (self.kernel.shared, self.kernel.local):
             number, from_bits = 0, bits
         elif operand in self._parameters:
             number, from_bits = self._parameters[operand], bits

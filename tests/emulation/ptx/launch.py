@@ -23,9 +23,9 @@ def run_launch(
     launched: Launched,
     tensors: Tensors,
     counts: Counts | None = None,
-    blocks: range | None = None,
+    sample: int | None = None,
 ) -> None:
-    """Run one launch, or some of its blocks; raises Fault for what a check finds."""
+    """Run one launch, or a sample of so many blocks; raises Fault for what a check finds."""
     kernel = kernels[name]
     grid, block = tuple(launched.grid), tuple(launched.block)
     threads = int(np.prod(block))
@@ -33,7 +33,9 @@ def run_launch(
         raise Fault(f"{name}: {threads} threads, but __launch_bounds__({kernel.max_threads})")
     arguments = pack(kernel, launched.argument_bytes())
     tensors.begin_launch()
-    every = range(int(np.prod(grid))) if blocks is None else blocks
+    every = np.arange(int(np.prod(grid)))
+    if sample is not None and sample < len(every):
+        every = every[np.linspace(0, len(every) - 1, sample).astype(int)]
     step = max(LANES // threads, 1)
     with np.errstate(all="ignore"):
         for first in range(0, len(every), step):
@@ -56,16 +58,25 @@ def pack(kernel: Kernel, arguments: list[bytes]) -> bytes:
 class PtxLibrary:
     """A host library whose launches run as PTX: its launching code and entry points are the same.
 
-    `counts` and the bytes of each tensor are those of the last call.
+    `counts`, and the bytes `moved` of each tensor, are those of the last call.
     """
 
-    def __init__(self, library: ctypes.CDLL, modules: Sequence[str], *, count: bool = False) -> None:
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        modules: Sequence[str],
+        *,
+        count: bool = False,
+        sample: int | None = None,  # blocks of each launch; results are then incomplete
+    ) -> None:
         self._library = library
+        self._sample = sample
         self._kernels: dict[str, Kernel] = {}
         for text in modules:
             self._kernels |= parse(text)
         self._count = count
         self.counts = Counts()
+        self.moved: list[dict[str, int]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._library, name)
@@ -79,9 +90,8 @@ class PtxLibrary:
         self.counts = Counts()
 
         def take(name: str, launched: Launched) -> None:
-            run_launch(
-                self._kernels, name, launched, reachable, self.counts if self._count else None
-            )
+            counts = self.counts if self._count else None
+            run_launch(self._kernels, name, launched, reachable, counts, self._sample)
 
         with launches_go_to(self._library, take) as raised:
             try:
@@ -89,10 +99,12 @@ class PtxLibrary:
             except Fault:
                 if not raised:  # else the launch failed for what the interpreter raised
                     raise
-        reachable.require_complete()
+        if self._sample is None:
+            reachable.require_complete()
         for tensor, copy in zip(tensors, copies, strict=True):
             tensor.array[...] = copy.array
-        return reachable.bytes_moved(copies)
+        self.moved = reachable.bytes_moved(copies)
+        return self.moved
 
 
 def _aligned(array: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ class Machine:
         shared: int,
         arguments: bytes,
         tensors: Tensors,
-        blocks: range,
+        blocks: Array,
         counts: Counts | None = None,
     ) -> None:
         self.kernel = kernel
@@ -41,6 +41,7 @@ class Machine:
         self.grid_thread = np.repeat(np.asarray(blocks, np.int64), self.lanes.threads) * 1024
         self.grid_thread += self.lanes.thread
         self.staged: list[tuple[str, Array]] = []  # results of an instruction that reads first
+        self._local = np.full((self.lanes.count, kernel.local_bytes), 0xFF, np.uint8)
         self._arguments = np.frombuffer(arguments, np.uint8)
         self._counter = np.zeros(self.lanes.count, np.int64)
         self._live = np.ones(self.lanes.count, bool)
@@ -53,6 +54,15 @@ class Machine:
             raise Fault("out of bounds of the arguments")
         raw = self._arguments[place[:, None] + np.arange(size)]
         return np.ascontiguousarray(raw).view(UNSIGNED[8 * size])[:, 0]
+
+    def local(self, lanes: Array, address: Array, size: int, value: Array | None = None) -> Array:
+        """Bytes of lanes' local memory, after `value` has been put there."""
+        if (address < 0).any() or (address + size > self._local.shape[1]).any():
+            raise Fault("out of bounds of local memory")
+        place = (lanes[:, None], address[:, None] + np.arange(size))
+        if value is not None:
+            self._local[place] = value
+        return self._local[place]
 
     def run(self) -> None:
         code = self.kernel.instructions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from emulation.machine import Fault
 
-from .lanes import SHARED_WINDOW, vector
+from .lanes import PARAMETER_WINDOW, SHARED_WINDOW, vector
 from .opcodes import opcode
 from .parse import Instruction, Unsupported
 from .values import UNSIGNED, Array, bits_of, width
@@ -16,12 +16,14 @@ HINTS = {"nc", "ca", "cg", "cs", "lu", "cv", "wb", "wt", "relaxed", "weak"} | {
 
 
 def _space(machine, ins: Instruction, address: Array, mask: Array) -> tuple[str, Array]:
-    known = HINTS | {"v2", "v4", "global", "shared", "shared_cta", "param", ins.type}
+    known = HINTS | {"v2", "v4", "global", "shared", "shared_cta", "param", "local", ins.type}
     if set(ins.parts[1:]) - known:
         raise Unsupported(ins.text)
-    for space in ("global", "shared", "param"):
+    for space in ("global", "shared", "param", "local"):
         if space in ins.parts or f"{space}_cta" in ins.parts:
             return space, address
+    if (address[mask] >= PARAMETER_WINDOW).any():
+        raise Unsupported(f"a generic address of arguments or local memory: {ins.text}")
     inside = address[mask] >= SHARED_WINDOW  # a generic address
     if inside.all():
         return "shared", address - SHARED_WINDOW
@@ -47,13 +49,15 @@ def access(machine, ins: Instruction, mask: Array) -> None:
         return
     if (address[who] % whole).any():
         raise Fault(f"misaligned access to {space} memory: {ins.text}")
-    if machine.counts:
+    if machine.counts and space != "local":
         count = machine.counts.count_global if space == "global" else machine.counts.count_shared
         count("load" if is_load else "store", address, whole, mask)
     for i, register in enumerate(registers):
         at = address[who] + i * size
         if is_load:
-            if space == "global":
+            if space == "local":
+                got = machine.local(who, at, size).view(UNSIGNED[8 * size])[:, 0]
+            elif space == "global":
                 got = machine.tensors.load(at, size, machine.grid_thread[who], ins.text)
             else:
                 got = machine.shared.load(who, at, size, ins.text)
@@ -65,7 +69,9 @@ def access(machine, ins: Instruction, mask: Array) -> None:
         else:
             value = bits_of(np.asarray(machine.lanes.read(register, f"b{8 * size}")), 8 * size)
             value = np.broadcast_to(value, (machine.lanes.count,))[who]
-            if space == "global":
+            if space == "local":
+                machine.local(who, at, size, np.ascontiguousarray(value)[:, None].view(np.uint8))
+            elif space == "global":
                 machine.tensors.store(at, value, machine.grid_thread[who], ins.text)
             else:
                 machine.shared.store(who, at, value, ins.text)

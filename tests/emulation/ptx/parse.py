@@ -44,6 +44,8 @@ class Kernel:
     tables: dict[str, list[str]] = field(default_factory=dict)  # .branchtargets
     max_threads: int = 1024
     shared: str = ""  # the name of the dynamic shared array
+    local: str = ""  # the name of the threads' own array in local memory, and its bytes
+    local_bytes: int = 0
 
 
 def split_operands(text: str) -> list[str]:
@@ -100,6 +102,8 @@ def _declare(kernel: Kernel, statement: str) -> None:
                 kernel.registers |= {f"{many[1]}{i}": match[1] for i in range(int(many[2]))}
             else:
                 kernel.registers[name] = match[1]
+    elif local := re.match(r"\.local\s+\.align\s+\d+\s+\.b8\s+(\w+)\[(\d+)\]", statement):
+        kernel.local, kernel.local_bytes = local[1], int(local[2])
     elif not re.match(r"\.(loc|pragma|file)\b", statement):
         raise Unsupported(statement)
 

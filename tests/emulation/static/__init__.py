@@ -1,0 +1,1 @@
+"""What the machine code says without running: registers, spills, occupancy, instructions."""
