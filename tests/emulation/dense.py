@@ -13,8 +13,9 @@ from torch import Tensor
 
 from emulation import build, machine
 
+UNITS = (build.KERNELS / "dense.cu",)
 SOURCES = (
-    build.KERNELS / "dense.cu",
+    *UNITS,
     build.KERNELS / "dense_plan.cpp",
     build.KERNELS / "dense_tiles.cpp",
     build.KERNELS.parent / "problem.cpp",

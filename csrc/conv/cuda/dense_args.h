@@ -61,6 +61,45 @@ struct DensePairArgs {
   int activation;
 };
 
+// dense_gradient: the pair of the transposes, and what it needs of the pair itself. `pair` reads
+// grad_y along the second convolution, then the gradient of the intermediate along the first one.
+struct DenseGradientArgs {
+  DensePairArgs pair;  // y: the gradient of x, null: not asked for
+  DenseImage x;
+  DenseWeights weights;          // of the first convolution, whose intermediate is made again
+  int pad, halo_lines, buffers;  // its padding, (taps - 1) dilation, buffers of x
+  // Rows of pair.second.inputs channels: (image, line, pixel along a). Null: not asked for.
+  void *mid, *grad_mid;
+};
+
+// dense_weight: partial[part][tap][p][q] = sum over a part of the pixels (image, v, u) of
+// P(image, v, u)[p] Q(image, v, u stride + tap dilation - pad)[q], and the sums of P alone.
+struct DenseOperand {
+  const void *data;
+  std::int64_t image;
+  int channels, channel, u, v;  // and strides of channel, u and v
+  int size_u, vectors;
+};
+struct DenseWeightArgs {
+  DenseOperand p, q;
+  float *partial, *bias;  // bias[part][p]
+  int taps, stride, dilation, pad;
+  int pixels_u, pixels_v;  // of an image
+  int pixels, part;        // in all; of a part
+  int p_tiles, q_tiles;    // of kDenseTile channels
+  int u_contiguous;
+};
+
+// dense_reduce: to[p][q][tap] and bias[p], sums over the parts in their order.
+struct DenseReduceArgs {
+  const float *partial, *partial_bias;
+  void *to, *bias;  // null: not asked for
+  int parts, taps, p, q, padded_p, padded_q;
+};
+
+constexpr int kDenseTile = 64;    // channels of either operand that a block of dense_weight takes
+constexpr int kDensePixels = 32;  // of a step
+
 // dense_pack: to[tap][output][input] = from[output][input][tap], or its transpose with the taps
 // reversed (for the gradient of the input).
 struct DensePackArgs {

@@ -19,9 +19,12 @@ enum class DenseMath {
 };
 
 // The numbers of Launch::choice.
-enum DenseChoice { kDenseMath, kDenseTileA, kDenseTileB, kDenseTap };
+enum DenseChoice { kDenseMath, kDenseTileA, kDenseTileB, kDenseParts };
 
 constexpr const char *kDensePair = "dense_pair";
+constexpr const char *kDenseGradient = "dense_gradient";
+constexpr const char *kDenseWeight = "dense_weight";
+constexpr const char *kDenseReduce = "dense_reduce";
 constexpr const char *kDensePack = "dense_pack";
 
 // A pair as a kernel sees it: along a its first convolution, along b its second one. For the
@@ -56,5 +59,27 @@ std::int64_t dense_shared_bytes(const DensePairArgs &args);
 // of padded rows and channels included.
 std::int64_t dense_read_pixels(const DensePairArgs &args);
 double dense_products(const DensePairArgs &args);
+double dense_gradient_products(const DenseGradientArgs &args);
+
+// The backward pass. `shape` is that of the pair; `second`: of which convolution the weights are.
+DenseShape dense_transpose(const DenseShape &shape);
+bool dense_has_gradient(const DenseShape &shape);
+Launch dense_gradient_launch(const DenseShape &shape, const Device &device);
+Launch dense_weight_launch(const DenseShape &shape, bool second, const Device &device);
+Launch dense_reduce_launch(const DenseReduceArgs &args, DenseMath math);
+DenseGradientArgs dense_gradient_args(const DenseShape &shape, int tile_a, int tile_b);
+DenseWeightArgs dense_weight_args(const DenseShape &shape, bool second, int parts);
+DenseReduceArgs dense_reduce_args(const DenseShape &shape, const DenseWeightArgs &args, bool second,
+                                  int parts);
+std::int64_t dense_gradient_shared_bytes(const DenseGradientArgs &args);
+
+// Where things lie in the workspace of a backward pass, in bytes from its begin.
+struct DenseWorkspace {
+  std::int64_t back_second, back_first, again;     // packed weights
+  std::int64_t mid, grad_mid;                      // images
+  std::int64_t partial[2], partial_bias[2], size;  // of the first and the second convolution
+};
+DenseWorkspace dense_workspace(const DenseShape &shape, const DenseGradientArgs &args,
+                               const int (&parts)[2]);
 
 }  // namespace pyphase::conv::cuda

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "dense_launch.h"
 
@@ -66,6 +67,64 @@ std::int64_t residents(std::int64_t shared, const Device &device) {
   const std::int64_t by_registers = device.registers_per_sm / (128 * kDenseThreads);
   const std::int64_t by_threads = device.threads_per_sm / kDenseThreads;
   return std::min({device.shared_per_sm / (shared + 1024), by_registers, by_threads});
+}
+
+double pass_products(const DenseWeights &w) {
+  return double{kDenseRows} * w.outputs * w.inputs * w.taps;
+}
+
+struct Candidate {
+  std::int64_t shared, tiles, clocks;  // bytes; blocks of an image; of a block
+};
+
+// The tiles of the least cost among equal cuts of both axes, the last tile aside.
+template <class Make>
+Launch search(const char *kernel, const DenseShape &shape, const Device &device, Make make) {
+  Launch best;
+  best.grid[0] = 0;
+  std::int64_t least = std::numeric_limits<std::int64_t>::max();
+  for (std::int64_t cut_a = ceil_div(shape.out_a, kDenseRows); cut_a <= shape.out_a; ++cut_a) {
+    const int tile_a = whole(ceil_div(shape.out_a, cut_a));
+    if (tile_a < std::min<std::int64_t>(shape.out_a, 4)) {
+      break;
+    }
+    if (ceil_div(shape.out_a, tile_a) != cut_a) {
+      continue;
+    }
+    for (std::int64_t cut_b = 1; cut_b <= shape.out_b; ++cut_b) {
+      const int tile_b = whole(ceil_div(shape.out_b, cut_b));
+      // Far beyond what shared memory holds, and int.
+      const std::int64_t mid = (tile_b - 1) * shape.second.stride + shape.second.reach();
+      const std::int64_t reach = (tile_a - 1) * shape.first.stride + shape.first.reach();
+      if (ceil_div(shape.out_b, tile_b) != cut_b || mid * tile_a > 1 << 14 || reach > 1 << 12) {
+        continue;
+      }
+      const Candidate found = make(tile_a, tile_b);
+      const std::int64_t blocks = shape.batch * found.tiles;
+      if (found.shared > device.shared_per_block || blocks > kMost) {
+        continue;
+      }
+      const std::int64_t together = residents(found.shared, device);
+      if (together < 1) {
+        continue;
+      }
+      // A lone block leaves the units idle at its barriers: an assumed quarter.
+      const std::int64_t waves = ceil_div(blocks, device.sms * together);
+      const std::int64_t share = std::min(together, ceil_div(blocks, device.sms));
+      const std::int64_t clocks = waves * share * found.clocks * (share == 1 ? 5 : 4);
+      if (clocks < least) {
+        least = clocks;
+        best.kernel = kernel;
+        best.grid = {static_cast<unsigned>(blocks), 1, 1};
+        best.block = {kDenseThreads, 1, 1};
+        best.shared = static_cast<unsigned>(found.shared);
+        best.choice[kDenseMath] = static_cast<int>(shape.math);
+        best.choice[kDenseTileA] = tile_a;
+        best.choice[kDenseTileB] = tile_b;
+      }
+    }
+  }
+  return best;
 }
 
 }  // namespace
@@ -190,17 +249,19 @@ std::int64_t dense_read_pixels(const DensePairArgs &args) {
 }
 
 double dense_products(const DensePairArgs &args) {
-  const auto pass = [](const DenseWeights &w) {
-    return double{kDenseRows} * w.outputs * w.inputs * w.taps;
-  };
-  return static_cast<double>(ceil_div(args.mid_lines, args.lines)) * pass(args.first) +
-         static_cast<double>(ceil_div(args.tile_b, args.lines)) * pass(args.second);
+  return static_cast<double>(ceil_div(args.mid_lines, args.lines)) * pass_products(args.first) +
+         static_cast<double>(ceil_div(args.tile_b, args.lines)) * pass_products(args.second);
+}
+
+double dense_gradient_products(const DenseGradientArgs &all) {
+  const std::int64_t passes = ceil_div(all.pair.mid_lines, all.pair.lines);
+  return dense_products(all.pair) + static_cast<double>(passes) * pass_products(all.weights);
 }
 
 Launch dense_pack_launch(const DenseWeights &weights, int itemsize) {
   Launch launch;
   launch.kernel = kDensePack;
-  launch.choice[kDenseTap] = itemsize;
+  launch.choice[kDenseParts] = itemsize;
   const std::int64_t elements = std::int64_t{weights.taps} * weights.inputs * weights.outputs;
   launch.grid[0] = static_cast<unsigned>(ceil_div(elements, kDenseThreads));
   launch.block[0] = kDenseThreads;
@@ -209,55 +270,176 @@ Launch dense_pack_launch(const DenseWeights &weights, int itemsize) {
 
 Launch dense_pair_launch(const DenseShape &shape, const Device &device) {
   const Cost cost = cost_of(shape.math);
-  Launch best;
-  best.grid[0] = 0;
-  std::int64_t least = std::numeric_limits<std::int64_t>::max();
-  // Equal cuts of both axes, the last tile aside.
-  for (std::int64_t cut_a = ceil_div(shape.out_a, kDenseRows); cut_a <= shape.out_a; ++cut_a) {
-    const int tile_a = whole(ceil_div(shape.out_a, cut_a));
-    if (tile_a < std::min<std::int64_t>(shape.out_a, 4)) {
-      break;
-    }
-    if (ceil_div(shape.out_a, tile_a) != cut_a) {
-      continue;
-    }
-    for (std::int64_t cut_b = 1; cut_b <= shape.out_b; ++cut_b) {
-      const int tile_b = whole(ceil_div(shape.out_b, cut_b));
-      if (ceil_div(shape.out_b, tile_b) != cut_b) {
-        continue;
-      }
-      // Far beyond what shared memory holds, and int.
-      if ((tile_b * shape.second.stride + shape.second.reach()) * tile_a > 1 << 14 ||
-          tile_a * shape.first.stride + shape.first.reach() > 1 << 12) {
-        continue;
-      }
-      const DensePairArgs args = dense_pair_args(shape, tile_a, tile_b);
-      const std::int64_t shared = dense_shared_bytes(args);
-      const std::int64_t blocks = shape.batch * args.tiles_a * args.tiles_b;
-      if (shared > device.shared_per_block || blocks > kMost) {
-        continue;
-      }
-      const std::int64_t together = residents(shared, device);
-      if (together < 1) {
-        continue;
-      }
-      // A lone block leaves the units idle at its barriers: an assumed quarter.
-      const std::int64_t waves = ceil_div(blocks, device.sms * together);
-      const std::int64_t share = std::min(together, ceil_div(blocks, device.sms));
-      const std::int64_t clocks = waves * share * cost.block(args) * (share == 1 ? 5 : 4);
-      if (clocks < least) {
-        least = clocks;
-        best.kernel = kDensePair;
-        best.grid = {static_cast<unsigned>(blocks), 1, 1};
-        best.block = {kDenseThreads, 1, 1};
-        best.shared = static_cast<unsigned>(shared);
-        best.choice[kDenseMath] = static_cast<int>(shape.math);
-        best.choice[kDenseTileA] = tile_a;
-        best.choice[kDenseTileB] = tile_b;
-      }
-    }
+  return search(kDensePair, shape, device, [&](int tile_a, int tile_b) {
+    const DensePairArgs args = dense_pair_args(shape, tile_a, tile_b);
+    return Candidate{dense_shared_bytes(args), std::int64_t{args.tiles_a} * args.tiles_b,
+                     cost.block(args)};
+  });
+}
+
+Launch dense_gradient_launch(const DenseShape &shape, const Device &device) {
+  const Cost cost = cost_of(shape.math);
+  return search(kDenseGradient, dense_transpose(shape), device, [&](int tile_a, int tile_b) {
+    const DenseGradientArgs all = dense_gradient_args(shape, tile_a, tile_b);
+    const DensePairArgs &args = all.pair;
+    const std::int64_t again = ceil_div(args.mid_lines, args.lines) *
+                               (all.weights.outputs / columns(all.weights)) *
+                               cost.pass(all.weights);
+    return Candidate{dense_gradient_shared_bytes(all), std::int64_t{args.tiles_a} * args.tiles_b,
+                     cost.block(args) + again};
+  });
+}
+
+DenseShape dense_transpose(const DenseShape &s) {
+  const auto flipped = [](const Axis &axis) {
+    return Axis{axis.kernel, 1, axis.dilation, axis.reach() - 1 - axis.pad};
+  };
+  return {s.batch,          {s.channels[2], s.channels[1], s.channels[0]},
+          s.out_b,          s.out_a,
+          s.size_b,         s.size_a,
+          s.out_a,          s.second.stride,
+          s.first.stride,   flipped(s.second),
+          flipped(s.first), !s.row_first,
+          s.channels_last,  s.math};
+}
+
+// The images that weights' gradients are sums over must hold all of the intermediate: what a tile
+// does not own, the one before or after it does.
+bool dense_has_gradient(const DenseShape &s) {
+  const Axis &first = s.first;
+  return first.pad <= first.reach() - 1 && (s.out_a - 1) * first.stride + 1 <= s.size_a + first.pad;
+}
+
+DenseGradientArgs dense_gradient_args(const DenseShape &s, int tile_a, int tile_b) {
+  DenseGradientArgs all{};
+  all.pair = dense_pair_args(dense_transpose(s), tile_a, tile_b);
+  const DensePairArgs forward = dense_pair_args(s, 1, 1);
+  all.x = forward.x;  // along the axes of the transpose
+  std::swap(all.x.a, all.x.b);
+  std::swap(all.x.size_a, all.x.size_b);
+  all.weights = forward.first;
+  all.pad = forward.pad_a;
+  all.halo_lines = whole(s.first.reach() - 1);
+  all.buffers = all.weights.taps == 1 ? 3 : 2;
+  DensePairArgs &args = all.pair;
+  const std::int64_t x_bytes = std::int64_t{all.buffers} * (args.lines + all.halo_lines) * tile_a *
+                               dense_pitch(all.weights.chunk);
+  args.weight_offset = whole(std::max<std::int64_t>(args.weight_offset, args.x_offset + x_bytes));
+  return all;
+}
+
+std::int64_t dense_gradient_shared_bytes(const DenseGradientArgs &all) {
+  return std::max(dense_shared_bytes(all.pair),
+                  std::int64_t{all.pair.weight_offset} +
+                      kDenseStages * columns(all.weights) * dense_pitch(all.weights.chunk));
+}
+
+DenseWeightArgs dense_weight_args(const DenseShape &s, bool second, int parts) {
+  const DenseShape turned = dense_transpose(s);
+  const DensePairArgs forward = dense_pair_args(s, 1, 1), back = dense_pair_args(turned, 1, 1);
+  const int width = back.second.inputs;  // of a row of the intermediate
+  DenseWeightArgs args{};
+  const Axis &axis = second ? s.second : s.first;
+  args.taps = whole(axis.kernel);
+  args.stride = whole(axis.stride);
+  args.dilation = whole(axis.dilation);
+  args.pad = whole(axis.pad);
+  DenseOperand mid{};
+  mid.image = turned.mid_b * turned.out_a * width;
+  mid.channels = width;
+  mid.channel = 1;
+  mid.vectors = 1;
+  const int along_a = width, along_b = whole(turned.out_a) * width;
+  if (second) {  // along the transpose's a: grad_y times the intermediate
+    args.pixels_u = whole(s.out_b);
+    args.pixels_v = whole(s.out_a);
+    args.p = {nullptr,  back.x.image, back.x.channels, back.x.channel,
+              back.x.a, back.x.b,     args.pixels_u,   back.x.vectors};
+    args.q = mid;
+    args.q.u = along_a;
+    args.q.v = along_b;
+    args.q.size_u = whole(turned.out_a);
+  } else {  // along its b: the intermediate's gradient times x
+    args.pixels_u = whole(s.out_a);
+    args.pixels_v = whole(s.size_b);
+    args.p = mid;
+    args.p.u = along_b;
+    args.p.v = along_a;
+    args.p.size_u = args.pixels_u;
+    args.q = {nullptr,     forward.x.image, forward.x.channels, forward.x.channel,
+              forward.x.a, forward.x.b,     forward.x.size_a,   forward.x.vectors};
   }
-  return best;
+  args.pixels = whole(s.batch * args.pixels_u * args.pixels_v);
+  args.part = whole(round_up(ceil_div(args.pixels, parts), kDensePixels));
+  args.p_tiles = whole(ceil_div(s.channels[second ? 2 : 1], kDenseTile));
+  args.q_tiles = whole(ceil_div(s.channels[second ? 1 : 0], kDenseTile));
+  args.u_contiguous = s.row_first != second;
+  return args;
+}
+
+// Four blocks an SM in all, parts of 256 pixels or more, at most 64 of them: their sums are written
+// and read once.
+Launch dense_weight_launch(const DenseShape &s, bool second, const Device &device) {
+  const DenseWeightArgs one = dense_weight_args(s, second, 1);
+  const std::int64_t tiles = std::int64_t{one.taps} * one.p_tiles * one.q_tiles;
+  const std::int64_t wanted = std::clamp<std::int64_t>(
+      ceil_div(4 * device.sms, tiles), 1, std::clamp<std::int64_t>(one.pixels / 256, 1, 64));
+  const std::int64_t parts = ceil_div(one.pixels, dense_weight_args(s, second, whole(wanted)).part);
+  const int itemsize = dense_itemsize(s.math);
+  Launch launch;
+  launch.kernel = kDenseWeight;
+  launch.grid[0] = static_cast<unsigned>(tiles * parts);
+  launch.block[0] = kDenseThreads;
+  const int pitch = kDenseTile * itemsize + (itemsize == 2 ? 16 : 32);
+  launch.shared = static_cast<unsigned>(kDenseStages * 2 * kDensePixels * pitch);
+  launch.choice[kDenseMath] = static_cast<int>(s.math);
+  launch.choice[kDenseParts] = whole(parts);
+  return launch;
+}
+
+DenseReduceArgs dense_reduce_args(const DenseShape &s, const DenseWeightArgs &args, bool second,
+                                  int parts) {
+  DenseReduceArgs reduce{};
+  reduce.parts = parts;
+  reduce.taps = args.taps;
+  reduce.p = whole(s.channels[second ? 2 : 1]);
+  reduce.q = whole(s.channels[second ? 1 : 0]);
+  reduce.padded_p = args.p_tiles * kDenseTile;
+  reduce.padded_q = args.q_tiles * kDenseTile;
+  return reduce;
+}
+
+Launch dense_reduce_launch(const DenseReduceArgs &args, DenseMath math) {
+  Launch launch;
+  launch.kernel = kDenseReduce;
+  const std::int64_t elements = (std::int64_t{args.q} * args.taps + 1) * args.p;
+  launch.grid[0] = static_cast<unsigned>(ceil_div(elements, kDenseThreads));
+  launch.block[0] = kDenseThreads;
+  launch.choice[kDenseMath] = static_cast<int>(math);
+  return launch;
+}
+
+DenseWorkspace dense_workspace(const DenseShape &s, const DenseGradientArgs &all,
+                               const int (&parts)[2]) {
+  const int itemsize = dense_itemsize(s.math);
+  DenseWorkspace at{};
+  const auto take = [&](std::int64_t &offset, std::int64_t bytes) {
+    offset = at.size;
+    at.size += round_up(bytes, 256);
+  };
+  take(at.back_second, dense_weight_bytes(all.pair.first, itemsize));
+  take(at.back_first, dense_weight_bytes(all.pair.second, itemsize));
+  take(at.again, dense_weight_bytes(all.weights, itemsize));
+  const std::int64_t image = s.batch * s.out_a * s.size_b * all.pair.second.inputs * itemsize;
+  take(at.mid, image);
+  take(at.grad_mid, image);
+  for (int i = 0; i < 2; ++i) {
+    const DenseWeightArgs args = dense_weight_args(s, i == 1, parts[i]);
+    const std::int64_t rows = std::int64_t{parts[i]} * args.p_tiles * kDenseTile;
+    take(at.partial[i], rows * args.taps * args.q_tiles * kDenseTile * 4);
+    take(at.partial_bias[i], rows * 4);
+  }
+  return at;
 }
 
 }  // namespace pyphase::conv::cuda
