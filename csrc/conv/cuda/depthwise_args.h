@@ -72,6 +72,11 @@ struct Range {
   }
 };
 
+// Values, not references: the kernels' ranges stay in registers.
+constexpr PYPHASE_BOTH Range pick(bool first, Range one, Range other) {
+  return {first ? one.begin : other.begin, first ? one.count : other.count};
+}
+
 constexpr PYPHASE_BOTH int floor_to(int value, int by) {
   return (value >= 0 ? value : value - by + 1) / by;
 }
@@ -102,16 +107,16 @@ struct GradientTile {
   Range mid;  // along the axis of the first convolution
 
   PYPHASE_BOTH GradientTile(const GeneralStrip &strip, const Range &rows, const Range &columns) {
-    const Range &along = strip.row_first ? columns : rows;
-    const Range &across = strip.row_first ? rows : columns;
+    const Range along = pick(strip.row_first, columns, rows);
+    const Range across = pick(strip.row_first, rows, columns);
     mid = outputs_of(along, strip.first());
     Range x = inputs_of(mid, strip.first());
     x.cover(along);
     const Range g = outputs_of(across, strip.second());
-    x_rows = strip.row_first ? across : x;
-    x_columns = strip.row_first ? x : across;
-    g_rows = strip.row_first ? g : mid;
-    g_columns = strip.row_first ? mid : g;
+    x_rows = pick(strip.row_first, across, x);
+    x_columns = pick(strip.row_first, x, across);
+    g_rows = pick(strip.row_first, g, mid);
+    g_columns = pick(strip.row_first, mid, g);
   }
   PYPHASE_BOTH void cover(const GradientTile &other) {
     x_rows.cover(other.x_rows);

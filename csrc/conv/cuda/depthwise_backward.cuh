@@ -55,7 +55,7 @@ class Gradient {
       const GeneralStrip &strip = a_.strips[s];
       const GradientTile tile(strip, rows_, columns_);
       mid_ = tile.mid;
-      own_ = own_outputs(strip.row_first ? columns_ : rows_, strip.first());
+      own_ = own_outputs(pick(strip.row_first, columns_, rows_), strip.first());
       mid_width_ = strip.row_first ? mid_.count : a_.tile_width;
       mid_pixels_ = strip.row_first ? mid_.count * a_.tile_height : mid_.count * a_.tile_width;
       __syncthreads();

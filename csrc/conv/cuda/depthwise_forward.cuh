@@ -27,7 +27,7 @@ namespace pyphase::conv::cuda {
 constexpr int kShare = 8;  // most elements of a staged row that a thread brings
 
 // Blocks of an SM that the registers are to suffice for: K x 4 sums, and as much again around them.
-constexpr int march_blocks(int most) { return most <= 11 ? 2 : 1; }
+constexpr int march_blocks(int most) { return most <= 7 ? 2 : 1; }
 
 template <bool kLast, bool kActive, int kFirst, int... kRest>
 struct MarchTraits {

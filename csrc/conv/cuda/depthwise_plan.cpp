@@ -126,7 +126,9 @@ Launch march_launch(const Strips &strips, int sizes, const Device &device) {
     return 4 * ((last ? kLanePlanes : planes) * weights +
                 2 * march_buffer(last, most, planes, groups, pitch));
   };
-  int planes = last ? kLanePlanes : std::min(kMarchThreads / groups, channels);
+  // Half blocks where the registers hold only one whole one: three of them fit at K = 11.
+  const int threads = most <= 7 ? kMarchThreads : std::max(kMarchThreads / 2, groups);
+  int planes = last ? kLanePlanes : std::min(threads / groups, channels);
   const auto blocks = [&](int p) { return pair.batch * divide_up(channels, p) * tiles; };
   while (
       !last && planes > 1 &&
