@@ -94,18 +94,27 @@ def compile_object(source: Path, flags: tuple[str, ...]) -> Path:
 
 @functools.cache
 def host_library(
-    sources: tuple[Path, ...], *, checked: bool = False, mutant: int = 0
+    sources: tuple[Path, ...],
+    *,
+    checked: bool = False,
+    mutant: int = 0,
+    mutated: Path | None = None,
 ) -> ctypes.CDLL:
-    """Link sources with the machine of fibers; `checked`: with every detector on."""
+    """Link sources with the machine of fibers; `checked`: with every detector on.
+
+    `mutant`: the number of a fault that is compiled into the kernels, or into one file of them.
+    """
     flags: tuple[str, ...] = ("-O1", "-fsanitize=thread") if checked else ("-O2",)
-    if mutant:
-        flags += (f"-DPYPHASE_MUTANT={mutant}",)
     runtime = sorted(path for path in HOST.glob("*.cpp") if path.stem in RUNTIME)
     if checked:
         runtime += [HOST / "instrument.cpp", HOST / "shadow.cpp", HOST / "tensors.cpp"]
     plain = [source for source in sources if source.suffix == ".cpp"]
     objects = [compile_object(path, ("-O2",)) for path in [*runtime, *plain]]
-    objects += [compile_object(path, flags) for path in sources if path.suffix == ".cu"]
+    for path in sources:
+        if path.suffix == ".cu":
+            faulty = mutant and (mutated is None or path == mutated)
+            fault = (f"-DPYPHASE_MUTANT={mutant}",) if faulty else ()
+            objects.append(compile_object(path, flags + fault))
     names = " ".join(str(path) for path in objects)
     stem = hashlib.sha256(names.encode()).hexdigest()[:16]
     command = ["g++", "-shared", *map(str, objects), "-ldl"]

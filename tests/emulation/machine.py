@@ -15,7 +15,7 @@ import numpy as np
 INPUT, OUTPUT, WORKSPACE = 0, 1, 2
 
 
-class Fault(AssertionError):
+class Fault(AssertionError):  # noqa: N818
     """What a detector found."""
 
 

@@ -16,7 +16,7 @@ from conv_errors import pair_bound
 from conv_reference import Problem
 
 from emulation import build
-from emulation.depthwise import DTYPES, SOURCES, UNITS, Device, Sum, plan, run
+from emulation.depthwise import DTYPES, SOURCES, UNITS, Sum, plan, run
 from emulation.machine import Fault, turns
 from emulation.ptx.launch import PtxLibrary
 
@@ -40,14 +40,14 @@ LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "
 PASSES = pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 
 
-def hold(library, problem, dtype, channels_last, backward, device=Device()):
+def hold(library, problem, dtype, channels_last, backward):
     """Run a pass and hold its results against float64."""
     x, *weights = reference.tensors(problem, dtype)
     output = reference.torch_pair(problem, x, *weights)
     grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(5)).to(dtype)
     exact = pair_bound(problem, [x, *weights], grad)
     case = Sum((problem,), dtype, channels_last)
-    found = run(case, x, weights, grad if backward else None, device, library)
+    found = run(case, x, weights, grad if backward else None, library=library)
     exact.of(range(1, len(exact.exact)) if backward else [0]).hold(found, case)
 
 
@@ -103,7 +103,7 @@ MUTANTS = {
 @pytest.mark.parametrize("number", MUTANTS)
 def test_fault_in_a_kernel_is_found_on_the_host(number):
     _, backward, name = MUTANTS[number]
-    library = build.host_library(SOURCES, checked=True, mutant=number)
+    library = build.host_library(SOURCES, checked=True, mutant=number, mutated=UNITS[0])
     with pytest.raises((Fault, AssertionError)):
         hold(library, CASES[name], torch.float32, False, backward)
 

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+
 from emulation.build import KERNELS
 
 SOURCES = sorted([*KERNELS.glob("*.cu"), *KERNELS.glob("*.cuh"), *KERNELS.glob("*.h")])

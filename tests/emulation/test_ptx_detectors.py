@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from emulation.build import ARCHITECTURES, host_library, ptx_text
 from emulation.detectors import FAULTS, GOOD, SOURCE, run_detector
 from emulation.machine import Fault

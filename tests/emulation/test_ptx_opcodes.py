@@ -14,7 +14,6 @@ from emulation.ptx.parse import Unsupported, parse
 from emulation.ptx.tensors import Tensors
 from emulation.ptx.values import from_bfloat16, to_bfloat16, to_tf32
 
-pytestmark = pytest.mark.emulation
 RANDOM = np.random.default_rng(0)
 WORDS = RANDOM.integers(0, 1 << 32, 64, np.uint32)
 WORDS[:8] = [0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 31, 32, 33]
@@ -43,9 +42,7 @@ def execute(body: str, *arrays: np.ndarray, result=np.uint32, shared: int = 0, s
     tensors = [Tensor(f"in{i}", np.ascontiguousarray(a), INPUT) for i, a in enumerate(arrays)]
     tensors.append(Tensor("out", out, OUTPUT))
     addresses = [ctypes.c_uint64(t.array.ctypes.data) for t in tensors]
-    places = (ctypes.c_size_t * 2 * len(addresses))(
-        *((ctypes.addressof(a), 8) for a in addresses)
-    )
+    places = (ctypes.c_size_t * 2 * len(addresses))(*((ctypes.addressof(a), 8) for a in addresses))
     pointer = ctypes.cast(places, ctypes.POINTER(ctypes.c_size_t * 2))
     launched = Launched(None, (1, 1, 1), (64, 1, 1), shared, pointer, len(addresses))
     reachable = Tensors(tensors)
@@ -64,6 +61,7 @@ def long(x):
 
 A, B = WORDS, np.roll(WORDS, 7)
 SMALL = A % np.uint32(40)
+LANES = np.arange(64)
 INTEGERS = {
     "add.s32 %d, %a, %b;": A + B,
     "sub.s32 %d, %a, %b;": A - B,
@@ -103,7 +101,9 @@ INTEGERS = {
         (A > B) & (np.arange(64) != 3)
     ),
     "setp.eq.s32 %q1|%q2, %a, %b; selp.u32 %d, 1, 0, %q2;": A != B,
-    "mov.u32 %d, 5; setp.lt.u32 %q1, %t, 9; @!%q1 mov.u32 %d, 6;": np.where(np.arange(64) < 9, 5, 6),
+    "mov.u32 %d, 5; setp.lt.u32 %q1, %t, 9; @!%q1 mov.u32 %d, 6;": np.where(
+        np.arange(64) < 9, 5, 6
+    ),
     "mov.u32 %d, %laneid;": np.arange(64) % 32,
 }
 
@@ -215,7 +215,7 @@ def test_halves():
     [
         ("shfl.sync.bfly.b32 %d, %a, 3, 31, -1;", np.arange(64) ^ 3),
         ("shfl.sync.idx.b32 %d, %a, 5, 31, -1;", np.arange(64) // 32 * 32 + 5),
-        ("shfl.sync.up.b32 %d, %a, 2, 0, -1;", np.arange(64) - np.where(np.arange(64) % 32 < 2, 0, 2)),
+        ("shfl.sync.up.b32 %d, %a, 2, 0, -1;", LANES - np.where(LANES % 32 < 2, 0, 2)),
         (
             "shfl.sync.down.b32 %d|%q1, %a, 2, 31, -1;",
             np.arange(64) + np.where(np.arange(64) % 32 > 29, 0, 2),
@@ -256,7 +256,14 @@ def test_loops_and_tables_branch():
     np.testing.assert_array_equal(execute(table), 10 + n % 2)
 
 
-MATRIX = RANDOM.standard_normal((64, 4)).astype(np.float32)
+CODES = {
+    "f16": (
+        lambda x: x.astype(np.float16).view(np.uint16).astype(np.uint32),
+        lambda bits: bits.astype(np.uint16).view(np.float16),
+    ),
+    "bf16": (lambda x: to_bfloat16(x).astype(np.uint32), from_bfloat16),
+    "tf32": (to_tf32, lambda bits: bits.view(np.float32)),
+}
 
 
 @pytest.mark.parametrize("kind", ["f16", "bf16", "tf32"])
@@ -265,10 +272,7 @@ def test_mma_multiplies_fragments(kind):
     depth, each = (8, 1) if kind == "tf32" else (16, 2)
     a = RANDOM.standard_normal((16, depth)).astype(np.float32)
     b = RANDOM.standard_normal((depth, 8)).astype(np.float32)
-    encode = {"f16": lambda x: x.astype(np.float16).view(np.uint16).astype(np.uint32),
-              "bf16": lambda x: to_bfloat16(x).astype(np.uint32), "tf32": to_tf32}[kind]  # fmt: skip
-    decode = {"f16": lambda u: u.astype(np.uint16).view(np.float16), "bf16": from_bfloat16,
-              "tf32": lambda u: u.view(np.float32)}[kind]  # fmt: skip
+    encode, decode = CODES[kind]
     left, right = encode(a), encode(b)
     registers = np.zeros((32, 6), np.uint32)
     for lane in range(32):
@@ -300,8 +304,9 @@ def test_mma_multiplies_fragments(kind):
 def test_ldmatrix(transposed):
     """Rows of two 8x8 matrices, written by their threads: thread t stores words 4 t to 4 t + 3."""
     trans = ".trans" if transposed else ""
-    body = f"""mov.u32 %r1, pool; shl.b32 %r2, %t, 2; add.s32 %r3, %r1, %r2; st.shared.b32 [%r3], %a;
-    bar.sync 0; and.b32 %r4, %t, 15; shl.b32 %r4, %r4, 4; add.s32 %r4, %r4, %r1;
+    body = f"""mov.u32 %r1, pool; shl.b32 %r2, %t, 2; add.s32 %r3, %r1, %r2;
+    st.shared.b32 [%r3], %a; bar.sync 0;
+    and.b32 %r4, %t, 15; shl.b32 %r4, %r4, 4; add.s32 %r4, %r4, %r1;
     ldmatrix.sync.aligned.m8n8.x2{trans}.shared.b16 {{%r5, %r6}}, [%r4]; mov.b32 %d, %r6;"""
     got = execute(body, A, shared=256)
     matrix = A.view(np.uint16).reshape(2, 8, 8)[1].astype(np.uint32)

@@ -141,4 +141,30 @@ __device__ __forceinline__ void wait_copies() {
 #endif
 }
 
+// Four floats of shared memory by one instruction, whichever of them are used: nvcc narrows or
+// splits an access in C++, and a warp's narrow ones at a stride of four meet in the same banks.
+__device__ __forceinline__ float4 load_shared(const float *address) {
+#if defined(__CUDACC__)
+  float4 four;
+  asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];"
+               : "=f"(four.x), "=f"(four.y), "=f"(four.z), "=f"(four.w)
+               : "r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(address)))
+               : "memory");
+  return four;
+#else
+  return load_vector<float4>(address);
+#endif
+}
+
+__device__ __forceinline__ void store_shared(float *address, const float4 &four) {
+#if defined(__CUDACC__)
+  asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(
+                   static_cast<std::uint32_t>(__cvta_generic_to_shared(address))),
+               "f"(four.x), "f"(four.y), "f"(four.z), "f"(four.w)
+               : "memory");
+#else
+  store_vector(address, four);
+#endif
+}
+
 }  // namespace pyphase::conv::cuda

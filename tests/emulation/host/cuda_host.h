@@ -1,5 +1,5 @@
-// CUDA's device language for a host compiler: what csrc/conv/cuda/portable.h asks for where there is
-// no nvcc. The types, conversions and enumerations are those of the CUDA headers themselves.
+// CUDA's device language for a host compiler: what csrc/conv/cuda/portable.h asks for where there
+// is no nvcc. The types, conversions and enumerations are those of the CUDA headers themselves.
 #pragma once
 
 #include <cuda_bf16.h>

@@ -52,8 +52,8 @@ struct Install {
     checks.begin_launch = [] { tensors.begin_launch(); };
     checks.begin_block = [] { shadow.begin_block(); };
     checks.start_copy = [](const void *to, int bytes) {
-      shadow.start_copy(
-          static_cast<std::size_t>(static_cast<const char *>(to) - block.shared), bytes);
+      shadow.start_copy(static_cast<std::size_t>(static_cast<const char *>(to) - block.shared),
+                        bytes);
     };
   }
 } install;
@@ -87,20 +87,24 @@ void __tsan_vptr_read(void **) {}
 std::uint8_t __tsan_atomic8_load(const volatile std::uint8_t *flag, int) { return *flag; }
 
 #define CALLER __builtin_return_address(0)
-#define ANSWER(n)                                                                              \
-  void __tsan_read##n(void *p) { cuda_host::access(p, n, false, CALLER); }                     \
-  void __tsan_write##n(void *p) { cuda_host::access(p, n, true, CALLER); }                     \
-  void __tsan_volatile_read##n(void *p) { cuda_host::access(p, n, false, CALLER); }            \
-  void __tsan_volatile_write##n(void *p) { cuda_host::access(p, n, true, CALLER); }            \
-  void __tsan_unaligned_read##n(void *p) { cuda_host::access(p, n, false, CALLER); }           \
+#define ANSWER(n)                                                                    \
+  void __tsan_read##n(void *p) { cuda_host::access(p, n, false, CALLER); }           \
+  void __tsan_write##n(void *p) { cuda_host::access(p, n, true, CALLER); }           \
+  void __tsan_volatile_read##n(void *p) { cuda_host::access(p, n, false, CALLER); }  \
+  void __tsan_volatile_write##n(void *p) { cuda_host::access(p, n, true, CALLER); }  \
+  void __tsan_unaligned_read##n(void *p) { cuda_host::access(p, n, false, CALLER); } \
   void __tsan_unaligned_write##n(void *p) { cuda_host::access(p, n, true, CALLER); }
 ANSWER(1)
 ANSWER(2)
 ANSWER(4)
 ANSWER(8)
 ANSWER(16)
-void __tsan_read_range(void *p, long n) { cuda_host::access(p, static_cast<int>(n), false, CALLER); }
-void __tsan_write_range(void *p, long n) { cuda_host::access(p, static_cast<int>(n), true, CALLER); }
+void __tsan_read_range(void *p, long n) {
+  cuda_host::access(p, static_cast<int>(n), false, CALLER);
+}
+void __tsan_write_range(void *p, long n) {
+  cuda_host::access(p, static_cast<int>(n), true, CALLER);
+}
 // Copies of whole structures; their memory is looked at as a read and a write.
 void *__tsan_memcpy(void *to, const void *from, std::size_t n) {
   cuda_host::access(from, static_cast<int>(n), false, CALLER);

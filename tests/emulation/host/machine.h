@@ -45,8 +45,8 @@ struct Config {
 struct Block {
   int number = 0;  // in the grid
   std::vector<Thread> threads;
-  int running = -1;  // the thread whose turn it is; -1: none
-  std::uint32_t epoch = 1;  // barriers passed
+  int running = -1;                        // the thread whose turn it is; -1: none
+  std::uint32_t epoch = 1;                 // barriers passed
   std::vector<std::uint32_t> warp_epochs;  // __syncwarp()s passed, by warp
   char *shared = nullptr;
   std::size_t shared_bytes = 0;

@@ -33,7 +33,8 @@ cudaError_t judge(const Launched &what) {
 const char *mangled_name(const void *kernel) {
   Dl_info info{};
   if (!dladdr(kernel, &info) || !info.dli_sname || info.dli_saddr != kernel) {
-    throw std::runtime_error("a kernel without an exported name: static, or in an unnamed namespace");
+    throw std::runtime_error(
+        "a kernel without an exported name: static, or in an unnamed namespace");
   }
   return info.dli_sname;
 }
@@ -55,9 +56,7 @@ void launch(const Launched &what, const std::function<void()> &thread) {
 
 extern "C" {
 
-cudaError_t cudaGetLastError() {
-  return std::exchange(cuda_host::last_error, cudaSuccess);
-}
+cudaError_t cudaGetLastError() { return std::exchange(cuda_host::last_error, cudaSuccess); }
 
 cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value) {
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) {

@@ -12,8 +12,7 @@ void Shadow::begin_block() { bytes_.assign(block.shared_bytes, Byte{}); }
 std::string Shadow::race(const Byte &byte, bool write) const {
   const int me = block.running, warp = me >> 5;
   if (byte.write_epoch == block.epoch && byte.writer != me) {
-    const bool ordered =
-        byte.writer >> 5 == warp && byte.write_warp_epoch < warp_epoch(warp);
+    const bool ordered = byte.writer >> 5 == warp && byte.write_warp_epoch < warp_epoch(warp);
     if (!ordered) return "race with a write by " + name_thread(byte.writer);
   }
   if (!write || byte.read_epoch != block.epoch) return "";

@@ -40,7 +40,12 @@ def move(machine, ins: Instruction, mask: Array) -> None:
 @opcode("cvta")
 def convert_address(machine, ins: Instruction, mask: Array) -> None:
     """Between generic addresses and those of a space; global ones are the same in both."""
-    window = {"shared": SHARED_WINDOW, "param": PARAMETER_WINDOW, "local": LOCAL_WINDOW, "global": 0}
+    window = {
+        "shared": SHARED_WINDOW,
+        "param": PARAMETER_WINDOW,
+        "local": LOCAL_WINDOW,
+        "global": 0,
+    }
     space = next((part for part in ins.parts if part in window), None)
     if space is None:
         raise Unsupported(ins.text)

@@ -37,7 +37,9 @@ class Counts:
     @property
     def fma(self) -> int:
         """Fused multiply-adds of float32, each by one thread."""
-        return sum(n for op, n in self.instructions.items() if op.startswith("fma.") and "f32" in op)
+        return sum(
+            n for op, n in self.instructions.items() if op.startswith("fma.") and "f32" in op
+        )
 
     @property
     def mma(self) -> int:

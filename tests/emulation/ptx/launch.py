@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
 from emulation.machine import Fault, Launched, Tensor, launches_go_to
 
 from .counters import Counts

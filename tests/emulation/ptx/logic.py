@@ -57,7 +57,9 @@ def shift(machine, ins: Instruction, mask: Array) -> None:
 def funnel_shift(machine, ins: Instruction, mask: Array) -> None:
     """32 bits out of the 64 of (high, low)."""
     require_parts(ins, {"l", "r", "wrap", "clamp", "b32"})
-    low, high = (np.asarray(machine.lanes.read(o, "b32")).astype(np.uint64) for o in ins.operands[1:3])
+    low, high = (
+        np.asarray(machine.lanes.read(o, "b32")).astype(np.uint64) for o in ins.operands[1:3]
+    )
     by = np.asarray(machine.lanes.read(ins.operands[3], "u32")).astype(np.uint64)
     by = by & np.uint64(31) if "wrap" in ins.parts else np.minimum(by, np.uint64(32))
     both = high << np.uint64(32) | low
@@ -85,7 +87,9 @@ def extract(machine, ins: Instruction, mask: Array) -> None:
 def insert(machine, ins: Instruction, mask: Array) -> None:
     dtype = dtype_of(ins.type)
     value, base = (np.asarray(machine.lanes.read(o, ins.type)) for o in ins.operands[1:3])
-    start, length = (np.asarray(machine.lanes.read(o, "u32")).astype(np.uint64) for o in ins.operands[3:5])
+    start, length = (
+        np.asarray(machine.lanes.read(o, "u32")).astype(np.uint64) for o in ins.operands[3:5]
+    )
     ones = ((np.uint64(1) << length) - np.uint64(1)) << start
     hole = ones.astype(dtype)
     result = (base & ~hole) | (value << start.astype(dtype) & hole)
@@ -96,7 +100,9 @@ def insert(machine, ins: Instruction, mask: Array) -> None:
 def permute_bytes(machine, ins: Instruction, mask: Array) -> None:
     if ins.parts != ("prmt", "b32"):
         raise Unsupported(ins.text)
-    a, b, selector = (np.asarray(machine.lanes.read(o, "u32")).astype(np.uint64) for o in ins.operands[1:4])
+    a, b, selector = (
+        np.asarray(machine.lanes.read(o, "u32")).astype(np.uint64) for o in ins.operands[1:4]
+    )
     both = b << np.uint64(32) | a
     result = np.zeros(machine.lanes.count, np.uint64)
     for byte in range(4):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from emulation.machine import Fault
 
 from . import arithmetic, asynchronous, convert, logic, matrix, memory, warp

@@ -1,8 +1,9 @@
-"""ldmatrix and mma.sync: lane = 4 g + q holds its part of each fragment (csrc/conv/cuda/ptx.cuh)."""
+"""ldmatrix and mma.sync: what lane = 4 g + q holds of a fragment (csrc/conv/cuda/ptx.cuh)."""
 
 from __future__ import annotations
 
 import numpy as np
+
 from emulation.machine import Fault
 
 from .lanes import vector

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from emulation.machine import Fault
 
 from .lanes import PARAMETER_WINDOW, SHARED_WINDOW, vector
@@ -10,9 +11,11 @@ from .opcodes import opcode
 from .parse import Instruction, Unsupported
 from .values import UNSIGNED, Array, bits_of, width
 
-HINTS = {"nc", "ca", "cg", "cs", "lu", "cv", "wb", "wt", "relaxed", "weak"} | {
-    f"L1_{hint}" for hint in ("no_allocate", "evict_first", "evict_last", "evict_normal")
-} | {"L2_128B", "L2_64B", "L2_256B"}
+HINTS = (
+    {"nc", "ca", "cg", "cs", "lu", "cv", "wb", "wt", "relaxed", "weak"}
+    | {f"L1_{hint}" for hint in ("no_allocate", "evict_first", "evict_last", "evict_normal")}
+    | {"L2_128B", "L2_64B", "L2_256B"}
+)
 
 
 def _space(machine, ins: Instruction, address: Array, mask: Array) -> tuple[str, Array]:

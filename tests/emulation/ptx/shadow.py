@@ -7,6 +7,7 @@ if both are of one warp. Epochs count barriers and __syncwarp()s passed; epoch 0
 from __future__ import annotations
 
 import numpy as np
+
 from emulation.machine import Fault
 
 from .values import UNSIGNED, Array
@@ -38,7 +39,8 @@ class SharedMemory:
         outside = (address < 0) | (address + size > self.size)
         if outside.any():
             raise Fault(
-                f"out of bounds of shared memory: {int(address[outside][0])} of {self.size} bytes: {text}"
+                f"out of bounds of shared memory: {int(address[outside][0])} of {self.size} bytes:"
+                f" {text}"
             )
         if (address % size).any():
             raise Fault(f"misaligned access to shared memory: {text}")
@@ -70,9 +72,8 @@ class SharedMemory:
         if wrong.any():
             row = int(np.argwhere(wrong)[0][0])
             lane = int(lanes[row])
-            raise Fault(
-                f"{what}: thread {lane % self._threads} at shared[{int(place[row]) % self.room}]: {text}"
-            )
+            thread, offset = lane % self._threads, int(place[row]) % self.room
+            raise Fault(f"{what}: thread {thread} at shared[{offset}]: {text}")
 
     def _unordered_write(self, units: Array, me: Array, epoch: Array, warp_epoch: Array) -> Array:
         writer = self._writer[units]

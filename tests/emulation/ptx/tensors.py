@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
 from emulation.machine import INPUT, OUTPUT, Fault, Tensor
 
 from .values import UNSIGNED, Array

@@ -1,4 +1,4 @@
-"""Numbers of PTX's types as numpy's: bits are unsigned, and seen as the type that an opcode names."""
+"""Numbers of PTX's types as numpy's: unsigned bits, seen as the type that an opcode names."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from emulation.machine import Fault
 
 from .matrix import whole_warps
@@ -24,7 +25,10 @@ def shuffle(machine, ins: Instruction, mask: Array) -> None:
     if not np.isin(clamp, (0, 31)).all():
         raise Unsupported(f"a shuffle of a part of a warp's width: {ins.text}")
     value = np.broadcast_to(machine.lanes.read(ins.operands[1], "b32"), mask.shape)
-    by = np.broadcast_to(machine.lanes.read(ins.operands[2], "u32"), mask.shape).astype(np.int64) & 31
+    by = (
+        np.broadcast_to(machine.lanes.read(ins.operands[2], "u32"), mask.shape).astype(np.int64)
+        & 31
+    )
     lane = machine.lanes.thread % 32
     source = {
         "bfly": lane ^ by,

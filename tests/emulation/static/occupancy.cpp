@@ -1,9 +1,9 @@
 // NVIDIA's own formula for the blocks that one multiprocessor holds, for devices from a table.
 #include <cuda_occupancy.h>
 
-extern "C" int blocks_per_multiprocessor(int major, int minor, int threads_per_sm, int shared_per_sm,
-                                         int shared_per_block, int registers, int threads,
-                                         int shared) {
+extern "C" int blocks_per_multiprocessor(int major, int minor, int threads_per_sm,
+                                         int shared_per_sm, int shared_per_block, int registers,
+                                         int threads, int shared) {
   cudaOccDeviceProp device;
   device.computeMajor = major;
   device.computeMinor = minor;

@@ -25,7 +25,8 @@ def read_log(log: str) -> dict[str, Resources]:
         )
         used = re.search(r"Used (\d+) registers", part)
         shared = re.search(r"(\d+) bytes smem", part)
-        assert stack and used, part
+        assert stack, part
+        assert used, part
         spills = int(stack[2]) + int(stack[3])
         found[name] = Resources(
             int(used[1]), int(stack[1]), spills, int(shared[1]) if shared else 0

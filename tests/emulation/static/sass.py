@@ -24,7 +24,9 @@ def cuobjdump() -> tuple[str, str]:
     for place in places:
         if (place.parent / "nvdisasm").exists():
             return str(place), str(place.parent)
-    pytest.skip("needs cuobjdump and nvdisasm: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm")
+    pytest.skip(
+        "needs cuobjdump and nvdisasm: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm"
+    )
 
 
 @cache

@@ -1,0 +1,135 @@
+"""Every dense kernel with all checks on: as host code on fibers, and as the PTX of nvcc.
+
+Freedom from races, uninitialised reads, accesses out of bounds, divergence and missing waits is
+shown for these shapes and launches; every output is written exactly once. The PTX is executed
+functionally on a CPU interpreter; it has never run on a GPU. Tensor cores sum in another order than
+either machine, so that tolerances are held, never bits.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+import conv_reference as reference
+import pytest
+import torch
+from conv_errors import pair_bound
+from conv_reference import Problem
+
+from emulation import build, dense
+from emulation.machine import Fault, turns
+from emulation.ptx.launch import PtxLibrary
+
+pytestmark = pytest.mark.emulation
+UNIT = build.KERNELS / "dense.cu"
+CASES = {
+    "ragged": Problem((5, 9, 6), (7, 11), (3, 5), batch=1, activation="relu"),
+    "whole units": Problem((16, 16, 24), (6, 9), (3, 3), batch=1),
+    "column first": Problem(
+        (8, 20, 8), (9, 6), (5, 3), row_first=False, batch=1, activation="silu"
+    ),
+    "strides": Problem((8, 8, 8), (9, 10), (3, 3), stride=(2, 2), padding=(1, 1), batch=1),
+}
+LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "NHWC"])
+PASSES = pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+
+
+def hold(library, problem, dtype, channels_last, backward):
+    """Run a pass and hold its results against float64."""
+    tensors = reference.tensors(problem, dtype, channels_last)
+    output = reference.torch_pair(problem, *tensors)
+    grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(5)).to(dtype)
+    if channels_last:
+        grad = grad.contiguous(memory_format=torch.channels_last)
+    exact = pair_bound(problem, tensors, grad)
+    found = dense.run(library, problem, tensors, grad, backward=backward)
+    exact.of(range(1, len(exact.exact)) if backward else [0]).hold(found, problem)
+
+
+@pytest.fixture(scope="module", name="checked")
+def checked_library():
+    return dense.library(checked=True)
+
+
+@PASSES
+@LAYOUTS
+@pytest.mark.parametrize("dtype", dense.DTYPES, ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_host_code_passes_all_checks(checked, name, dtype, channels_last, backward):
+    hold(checked, CASES[name], dtype, channels_last, backward)
+
+
+@pytest.mark.parametrize("order", ["backward", "shuffled"])
+@PASSES
+def test_the_order_of_threads_changes_nothing(checked, backward, order):
+    turns(checked, order, seed=11)
+    hold(checked, CASES["ragged"], torch.bfloat16, True, backward)
+
+
+@pytest.fixture(scope="module", name="interpreted", params=build.ARCHITECTURES, ids="sm_{}".format)
+def interpreted_library(request):
+    build.ahead(*(partial(build.ptx_text, UNIT, target) for target in build.ARCHITECTURES))
+    return PtxLibrary(dense.library(), [build.ptx_text(UNIT, request.param)], count=True)
+
+
+@PASSES
+@LAYOUTS
+@pytest.mark.parametrize("dtype", dense.DTYPES, ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_ptx_passes_all_checks(interpreted, name, dtype, channels_last, backward):
+    hold(interpreted, CASES[name], dtype, channels_last, backward)
+
+
+MUTANTS = {
+    20: "waits for a copy less",
+    21: "a barrier less at the begin of a pass",
+    22: "units of a matrix exchanged",
+    23: "the intermediate one line short",
+    24: "no zeros beyond the image",
+    25: "a barrier less in the ring",
+}
+
+
+def found_by_some_case(library) -> bool:
+    """Whether the forward pass of one of the cases shows a fault."""
+    for problem in CASES.values():
+        try:
+            hold(library, problem, torch.bfloat16, True, backward=False)
+        except (Fault, AssertionError):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("number", MUTANTS)
+def test_fault_in_a_kernel_is_found_on_the_host(number):
+    assert found_by_some_case(dense.library(checked=True, mutant=number)), MUTANTS[number]
+
+
+@pytest.mark.parametrize("number", MUTANTS)
+def test_fault_in_a_kernel_is_found_in_ptx(number):
+    library = PtxLibrary(dense.library(), [build.ptx_text(UNIT, 80, mutant=number)])
+    assert found_by_some_case(library), MUTANTS[number]
+
+
+# Faults of the assembly alone, which the host code cannot show.
+TEXTS = {
+    "registers of A exchanged": (
+        r"(mma\.sync\S+\s+\{[^}]*\},\s*\{)(%r\d+),\s*(%r\d+),\s*(%r\d+)",
+        r"\1\2,\4,\3",
+    ),
+    "a transposition dropped": (r"\.x([24])\.trans\.", r".x\1."),
+    "zeros dropped from copies": (r"(cp\.async\.c\S+ \[[^\]]*\], \[[^\]]*\], \d+), %r\d+;", r"\1;"),
+    "a wait dropped": (r"cp\.async\.wait_group\s+\d+;", ""),
+    "the barriers dropped": (r"bar(rier)?\.sync\s+0;", ""),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_fault_in_the_assembly_is_found(name):
+    text = build.ptx_text(UNIT, 80)
+    changed = re.sub(*TEXTS[name], text)
+    if changed == text:
+        pytest.skip("the kernels have no such instruction")
+    assert found_by_some_case(PtxLibrary(dense.library(), [changed])), name
+    assert not found_by_some_case(PtxLibrary(dense.library(), [text]))
