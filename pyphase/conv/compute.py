@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyphase.conv.native import Kernels
 from pyphase.conv.problem import Layout, PairProblem, StripsProblem, laid_out
 from pyphase.conv.torch_pair import (
     pair_backward,
@@ -39,8 +40,8 @@ def compute_pair(
         output = pair_forward(problem.steps, input, weight1, weight2, bias1, bias2)
         return laid_out(output, problem.output)
     (output,) = allocate(input, [problem.output])
-    input = _dense(input, problem.format)
-    rest = _contiguous((weight1, weight2, bias1, bias2))  # alive until the kernel is done
+    input = _dense(input, problem.format, native)
+    rest = _contiguous((weight1, weight2, bias1, bias2), native)  # alive until the kernel is done
     addresses: Any = (*_addresses(rest), output.data_ptr())
     native.forward(input.data_ptr(), *addresses)
     return output
@@ -61,9 +62,9 @@ def compute_pair_backward(
         grads = pair_backward(problem.steps, grad_output, input, weight1, weight2, bias1, mask)
         return _as_results(grads, problem.grads, mask, input)
     results = allocate(input, problem.grads, mask)
-    grad_output = _dense(grad_output, problem.format)
-    input = _dense(input, problem.format)
-    rest = _contiguous((weight1, weight2, bias1))
+    grad_output = _dense(grad_output, problem.format, native)
+    input = _dense(input, problem.format, native)
+    rest = _contiguous((weight1, weight2, bias1), native)
     wanted = [grad if needed else None for grad, needed in zip(results, mask, strict=True)]
     addresses: Any = (*_addresses(rest), grad_output.data_ptr(), *_addresses(wanted))
     native.backward(input.data_ptr(), *addresses)
@@ -80,8 +81,8 @@ def compute_strips(
     native = problem.native(backward=False)
     if native is not None and input.numel():
         (output,) = allocate(input, [problem.output])
-        input = _dense(input, problem.format)
-        rest = _contiguous((*weights, *biases))
+        input = _dense(input, problem.format, native)
+        rest = _contiguous((*weights, *biases), native)
         addresses: Any = (*_four(_addresses(rest)), output.data_ptr())
         native.forward(input.data_ptr(), *addresses)
         return output
@@ -104,9 +105,9 @@ def compute_strips_backward(
         grads = strips_backward(compute_pair_backward, *args)
         return _as_results(grads, problem.grads, mask, input)
     results = allocate(input, problem.grads, mask)
-    grad_output = _dense(grad_output, problem.format)
-    input = _dense(input, problem.format)
-    rest = _contiguous((*weights, *biases))
+    grad_output = _dense(grad_output, problem.format, native)
+    input = _dense(input, problem.format, native)
+    rest = _contiguous((*weights, *biases), native)
     wanted = [grad if needed else None for grad, needed in zip(results, mask, strict=True)]
     grad_input, *grads = _addresses(wanted)
     given: Any = (*_four(_addresses(rest))[:3], grad_output.data_ptr(), grad_input, *_four(grads))
@@ -143,16 +144,15 @@ def _four(both: list[Any]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
     return both[:half:2], both[1:half:2], both[half::2], both[half + 1 :: 2]
 
 
-def _contiguous(tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
-    return [
-        None if tensor is None else _dense(tensor, torch.contiguous_format) for tensor in tensors
-    ]
+def _contiguous(tensors: Iterable[Tensor | None], native: Kernels) -> list[Tensor | None]:
+    plain = torch.contiguous_format
+    return [None if tensor is None else _dense(tensor, plain, native) for tensor in tensors]
 
 
-def _dense(tensor: Tensor, format: torch.memory_format) -> Tensor:
-    """Return a tensor in a format, at an address that GPUs can load 16 bytes from."""
+def _dense(tensor: Tensor, format: torch.memory_format, native: Kernels) -> Tensor:
+    """Return a tensor in a format, at an address that the kernels can load from."""
     tensor = tensor.contiguous(memory_format=format)
-    return tensor.clone() if tensor.is_cuda and tensor.data_ptr() % 16 else tensor
+    return tensor.clone() if tensor.data_ptr() % native.alignment else tensor
 
 
 def _addresses(tensors: Iterable[Tensor | None]) -> list[Any]:

@@ -21,12 +21,14 @@ class Kernels(Protocol):
     Attributes:
         kernel: the family of the kernels; "" where none serves the problem.
         covered: whether the forward and the backward pass have one.
+        alignment: of all addresses, in bytes.
         is_timed: whether the choice between it and torch goes by measurement.
     """
 
     kernel: str
     covered: tuple[bool, bool]
     is_timed: bool
+    alignment: int
 
     def wins(self, backward: bool) -> bool: ...
     def forward(self, *addresses: Any) -> None: ...
@@ -37,6 +39,7 @@ class CpuKernels:
     """The kernels of the CPU; which of them win is a pure function of the problem."""
 
     is_timed = False
+    alignment = 1
 
     def __init__(self, native: _core.ConvPair | _core.ConvStrips) -> None:
         self.kernel = native.kernel

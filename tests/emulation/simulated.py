@@ -135,7 +135,13 @@ def simulated() -> Iterator[torch.device]:
     module, own_pair, own_strips = emulated(), native.make_pair, native.make_strips
 
     def on_gpu(make: Any) -> Any:
-        return lambda device, *rest: make(GPU if device.type == "cpu" else device, *rest)
+        def made(device: torch.device, *rest: Any) -> Any:
+            found = make(GPU if device.type == "cpu" else device, *rest)
+            if found is not None:  # no mode is on inside of a registered op
+                found._device = torch.device("cpu", 0)
+            return found
+
+        return made
 
     with (
         mock.patch.object(cuda, "load", return_value=module),

@@ -10,6 +10,7 @@ import pytest
 
 from emulation import build
 from emulation.simulated import simulated
+from pyphase.conv import choice
 
 sys.path.insert(0, str(build.ROOT / "bench"))
 
@@ -19,21 +20,24 @@ from conv_shapes import dense, depthwise, strips
 pytestmark = pytest.mark.emulation
 
 TINY = [
-    depthwise("tiny", 2, 4, 12, 3, dtypes=("float32", "bfloat16")),
-    strips("tiny", 1, 2, 24, dtypes=("float16",)),
-    dense("tiny", 1, (16, 8, 16), (9, 10), 3, quick=True),
-    dense("left out", 1, (16, 8, 16), (9, 10), 5),
+    depthwise("tiny", 1, 2, 9, 3, dtypes=("float32", "bfloat16"), quick=True),
+    strips("tiny", 1, 1, 10, dtypes=("float16",), quick=True),
+    dense("tiny", 1, (8, 8, 8), (5, 6), 3, quick=True),
+    dense("left out", 1, (8, 8, 8), (5, 6), 3, quick=True),
 ]
 
 
 def test_from_end_to_end(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PYPHASE_CACHE", "")
     monkeypatch.setattr(conv_cuda, "PROBLEMS", TINY)
+    monkeypatch.setattr(conv_cuda, "CAPTURED", 1)
+    monkeypatch.setattr(conv_cuda, "CALLS", 5)
+    monkeypatch.setattr(choice, "_ROUNDS", 1)
     small = conv_cuda.measure_peaks
     monkeypatch.setattr(conv_cuda, "measure_peaks", lambda device: small(device, 32, 1 << 10))
     arguments = argparse.Namespace(
         shapes="^tiny",
-        quick=False,
+        quick=True,
         compile=False,
         layouts=["nchw", "channels_last"],
         json=str(tmp_path / "found.json"),
