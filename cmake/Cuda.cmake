@@ -39,6 +39,7 @@ macro(choose_cuda_architectures)
       string(REGEX MATCHALL "[0-9]+\\.[0-9]" capabilities "${capabilities}")
       string(REPLACE "." "" capabilities "${capabilities}")
       list(REMOVE_DUPLICATES capabilities)
+      list(FILTER capabilities INCLUDE REGEX "^([89].|...)$")  # older ones are torch's
     endif()
     if(capabilities AND NOT failed)
       list(TRANSFORM capabilities APPEND -real)
