@@ -35,6 +35,9 @@ class Gpu(NamedTuple):
     shared_per_block: int = 163 << 10
 
 
+A100 = Gpu()
+
+
 class Planned(NamedTuple):
     """A plan's numbers; of each launch its grid, shared bytes and choices."""
 
@@ -53,16 +56,30 @@ def _numbers(values: Iterable[int]) -> Any:
     return (ctypes.c_int64 * len(values))(*values)
 
 
-def describe(problem: Problem, tensors: Sequence[Tensor | None], tf32: bool = False) -> Any:
+def describe(
+    problem: Problem,
+    tensors: Sequence[Tensor | None],
+    tf32: bool = False,
+    channels_last: bool | None = None,
+) -> Any:
+    """The numbers that dense_entry.cpp reads."""
     x, w1, w2 = tensors[:3]
-    assert x is not None and w1 is not None and w2 is not None
-    channels_last = not x.is_contiguous()
-    kind = [ACTIVATIONS.index(problem.activation), DTYPES.index(x.dtype), channels_last, tf32]
+    assert x is not None
+    assert w1 is not None
+    assert w2 is not None
+    if channels_last is None:
+        channels_last = not x.is_contiguous()
+    kind = [
+        ACTIVATIONS.index(problem.activation),
+        [*DTYPES, torch.float64].index(x.dtype),
+        channels_last,
+        tf32,
+    ]
     sizes = [*x.shape, *w1.shape, *w2.shape, *problem.stride, *problem.dilation, *problem.sides]
     return _numbers([*sizes, *kind])
 
 
-def plan(lib: ctypes.CDLL, numbers: Any, backward: bool, gpu: Gpu = Gpu()) -> Planned:
+def plan(lib: ctypes.CDLL, numbers: Any, backward: bool, gpu: Gpu = A100) -> Planned:
     found = (ctypes.c_double * 256)()
     lib.dense_plan.restype = ctypes.c_char_p
     machine.require(lib.dense_plan(numbers, _numbers(gpu), int(backward), found, 256))
@@ -75,7 +92,9 @@ def plan(lib: ctypes.CDLL, numbers: Any, backward: bool, gpu: Gpu = Gpu()) -> Pl
 
 def array(tensor: Tensor) -> np.ndarray:
     """The tensor's memory, in its order, as integers."""
-    dense = tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 and not tensor.is_contiguous() else tensor
+    dense = (
+        tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 and not tensor.is_contiguous() else tensor
+    )
     kind = torch.int32 if tensor.dtype == torch.float32 else torch.int16
     return dense.contiguous().view(kind).numpy().copy()
 
@@ -95,7 +114,7 @@ def run(
     *,
     backward: bool,
     tf32: bool = False,
-    gpu: Gpu = Gpu(),
+    gpu: Gpu = A100,
     wanted: Sequence[bool] = (True,) * 5,
 ) -> list[Tensor]:
     """Return the output, or the gradients of the tensors that are there and wanted.

@@ -32,7 +32,8 @@ struct DenseImage {
   int vectors;  // whether 16 bytes of channels can be moved as one
 };
 
-// Weights as dense_pack leaves them: (tap, output channel, input channel), zero in the padding.
+// Weights as dense_pack leaves them: (tap, unit of 16 bytes of input channels, output channel,
+// input channel of the unit), zero in the padding.
 struct DenseWeights {
   const void *packed, *bias;  // a null bias is zero
   int taps, dilation;
@@ -51,7 +52,8 @@ struct DensePairArgs {
   int stride_a, stride_b, pad_a, pad_b;
   int mid_b;                               // lines of the intermediate
   int tile_a, tile_b, tiles_a, tiles_b;    // of the output
-  int lines;                               // of a pass: kDenseRows / tile_a
+  int step, tap_lines;                     // see dense_forward.cuh
+  int lines;                               // of a pass: kDenseRows / tile_a at most
   int mid_lines;                           // that a tile's second convolution reads
   int reach;                               // pixels of x along a that a tile reads
   int phase, slots;                        // see dense_stage.cuh
@@ -67,7 +69,7 @@ struct DenseGradientArgs {
   DensePairArgs pair;  // y: the gradient of x, null: not asked for
   DenseImage x;
   DenseWeights weights;          // of the first convolution, whose intermediate is made again
-  int pad, halo_lines, buffers;  // its padding, (taps - 1) dilation, buffers of x
+  int pad, halo_lines, buffers;  // its padding, lines more than a pass's, buffers of x
   // Rows of pair.second.inputs channels: (image, line, pixel along a). Null: not asked for.
   void *mid, *grad_mid;
 };
@@ -100,8 +102,8 @@ struct DenseReduceArgs {
 constexpr int kDenseTile = 64;    // channels of either operand that a block of dense_weight takes
 constexpr int kDensePixels = 32;  // of a step
 
-// dense_pack: to[tap][output][input] = from[output][input][tap], or its transpose with the taps
-// reversed (for the gradient of the input).
+// dense_pack: to[tap][unit][output][input] = from[output][input][tap], or its transpose with the
+// taps reversed (for the gradient of the input).
 struct DensePackArgs {
   const void *from;
   void *to;

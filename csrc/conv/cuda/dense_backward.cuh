@@ -34,17 +34,18 @@ __device__ __forceinline__ void dense_gradient_middle(const DenseGradientArgs &a
   const bool again = all.mid || args.activation != static_cast<int>(Activation::none);
   for (int line = 0; line < args.mid_lines; line += args.lines) {
     const int count = dense_least(args.lines, args.mid_lines - line);
-    const DenseTile tile{image, a - args.pad_a, mid_b + line, args.reach, count,
-                         1,     args.phase,     args.slots};
-    const DenseTile x_tile{
-        image,       a,          mid_b + line - all.pad, args.tile_a, count + all.halo_lines, 1,
-        args.tile_a, args.tile_a};
+    const DenseTile tile{image,     a - args.pad_a, mid_b + line * args.step,
+                         args.step, args.reach,     count,
+                         1,         args.phase,     args.slots};
+    const DenseTile x_tile{image,     a,           mid_b + line * args.step - all.pad,
+                           args.step, args.tile_a, count + all.halo_lines,
+                           1,         args.tile_a, args.tile_a};
     // Where a result belongs: its place in shared memory, and its row in the workspace or -1.
     const auto place = [&](int row, int channel, char *&to, std::int64_t &at) {
       const int down = row / args.tile_a, along = row - down * args.tile_a;
       to = shared + (line * args.tile_a + row) * args.mid_pitch +
            channel * static_cast<int>(sizeof(T));
-      const int b = mid_b + line + down;
+      const int b = mid_b + (line + down) * args.step;
       const bool valid = b >= 0 && b < args.mid_b * up && b % up == 0;
       const bool own = a + along < args.out_a && (last || line + down < args.tile_b);
       at = valid && own ? ((image * args.mid_b + b / up) * args.out_a + a + along) * width + channel
@@ -62,7 +63,7 @@ __device__ __forceinline__ void dense_gradient_middle(const DenseGradientArgs &a
             },
             [&](int i, int chunk, int tap) {
               const int down = lanes.line[i] < count ? lanes.line[i] : 0;
-              const int row = (down + tap * all.weights.dilation) * args.tile_a + lanes.a[i];
+              const int row = (down + tap * args.tap_lines) * args.tile_a + lanes.a[i];
               return staged + chunk % all.buffers * x_buffer_bytes + row * x_pitch;
             });
         dense_results<kNj>(acc, [&](int row, int column, float first, float second) {
@@ -128,8 +129,8 @@ __global__ void __launch_bounds__(kDenseThreads, 2) dense_gradient(const DenseGr
   const int tile = static_cast<int>(blockIdx.x) % (args.tiles_a * args.tiles_b);
   const std::int64_t image = static_cast<int>(blockIdx.x) / (args.tiles_a * args.tiles_b);
   const int a = tile % args.tiles_a * args.tile_a, row = tile / args.tiles_a;
-  const int b = row * args.tile_b, mid_b = b - args.pad_b;
-  const bool last = row + 1 == args.tiles_b;
+  const int b = dense_line(args, row), mid_b = b - args.pad_b;
+  const bool last = row + args.step >= args.tiles_b;  // of the lines that are `step` apart
   if (args.first.outputs <= 32) {
     dense_gradient_middle<T, kFma, 2>(all, image, a, mid_b, last, shared);
   } else {

@@ -9,7 +9,9 @@
 //
 // Memory: x with its halo along both axes once for each 64 channels of the intermediate, y once,
 // the weights once a block (from L2); the intermediate never. Computed twice: the intermediate's
-// halo, (k2 - 1) dilation / tile_b of it.
+// halo, (k2 - 1) / tile_b of it. Where the second convolution is dilated, a tile's lines are `step`
+// = dilation apart: they read the same lines as if it were not, and tap_lines, from one tap to the
+// next, is 1. With a stride too, step is 1 and tap_lines the dilation.
 //
 // Expected to serve: few middle channels (low rank, stems) and widths to 128; wider ones where the
 // plan's counts say so. Shared memory bounds it: the intermediate's tile must fit.
@@ -61,10 +63,15 @@ __device__ __forceinline__ void dense_first(const DensePairArgs &args, std::int6
   const int lines = args.mid_lines - (PYPHASE_MUTANT == 23);
   for (int line = 0; line < lines; line += args.lines) {
     const int count = dense_least(args.lines, args.mid_lines - line);
-    const DenseTile tile{image,        a * args.stride_a - args.pad_a,
-                         mid_b + line, args.reach,
-                         count,        args.stride_a,
-                         args.phase,   args.slots};
+    const DenseTile tile{image,
+                         a * args.stride_a - args.pad_a,
+                         mid_b + line * args.step,
+                         args.step,
+                         args.reach,
+                         count,
+                         args.stride_a,
+                         args.phase,
+                         args.slots};
     for (int output = 0; output < weights.outputs; output += 16 * kNj) {
       DenseSums<kNj> acc;
       const auto buffer = [&](int chunk) {
@@ -88,7 +95,7 @@ __device__ __forceinline__ void dense_first(const DensePairArgs &args, std::int6
         if (at >= count || channel >= args.second.inputs) {
           return;
         }
-        const int b = mid_b + line + at, up = args.x.up_b;
+        const int b = mid_b + (line + at) * args.step, up = args.x.up_b;
         const bool valid = b >= 0 && b < args.mid_b * up && b % up == 0;
         float value[2] = {first, second};
 #pragma unroll
@@ -133,7 +140,7 @@ __device__ __forceinline__ void dense_second(const DensePairArgs &args, std::int
   const DenseWeights &weights = args.second;
   const DenseLanes<kFma> lanes(args.tile_a, args.lines);
   T *y = static_cast<T *>(args.y) + image * args.y_image;
-  const int rows = dense_least(args.tile_b, args.out_b - b);
+  const int rows = dense_least(args.tile_b, (args.out_b - b + args.step - 1) / args.step);
   for (int line = 0; line < rows; line += args.lines) {
     const int count = dense_least(args.lines, rows - line);
     for (int output = 0; output < weights.outputs; output += 16 * kNj) {
@@ -142,19 +149,24 @@ __device__ __forceinline__ void dense_second(const DensePairArgs &args, std::int
           acc, weights, output, shared + args.weight_offset, [](int) {},
           [&](int i, int chunk, int tap) {
             const int at = lanes.line[i] < count ? line + lanes.line[i] : line;
-            const int row =
-                (at * args.stride_b + tap * weights.dilation) * args.tile_a + lanes.a[i];
+            const int row = (at * args.stride_b + tap * args.tap_lines) * args.tile_a + lanes.a[i];
             return shared + row * args.mid_pitch + chunk * weights.chunk;
           });
       dense_results<kNj>(acc, [&](int row, int column, float first, float second) {
         const int at = row / args.tile_a, along = row - at * args.tile_a;
         if (at < count && a + along < args.out_a) {
-          dense_write<T>(args, y + (a + along) * args.y_a + (b + line + at) * args.y_b,
+          dense_write<T>(args,
+                         y + (a + along) * args.y_a + (b + (line + at) * args.step) * args.y_b,
                          output + column, first, second);
         }
       });
     }
   }
+}
+
+// The first line of the output of the i-th tile along b.
+__device__ __forceinline__ int dense_line(const DensePairArgs &args, int i) {
+  return i % args.step + i / args.step * args.tile_b * args.step;
 }
 
 // 128 registers a thread at most: two blocks an SM.
@@ -163,7 +175,7 @@ __global__ void __launch_bounds__(kDenseThreads, 2) dense_pair(const DensePairAr
   PYPHASE_SHARED(char, shared);
   const int tile = static_cast<int>(blockIdx.x) % (args.tiles_a * args.tiles_b);
   const std::int64_t image = static_cast<int>(blockIdx.x) / (args.tiles_a * args.tiles_b);
-  const int a = tile % args.tiles_a * args.tile_a, b = tile / args.tiles_a * args.tile_b;
+  const int a = tile % args.tiles_a * args.tile_a, b = dense_line(args, tile / args.tiles_a);
   const int mid_b = b * args.stride_b - args.pad_b;
   if (args.first.outputs <= 32) {
     dense_first<T, kFma, 2>(args, image, a, mid_b, shared);
@@ -183,8 +195,10 @@ __global__ void __launch_bounds__(kDenseThreads) dense_pack(const DensePackArgs 
   const int per_tap = args.padded_outputs * args.padded_inputs;
   const int i = static_cast<int>(blockIdx.x) * kDenseThreads + static_cast<int>(threadIdx.x);
   if (i < args.taps * per_tap) {
-    const int tap = i / per_tap, output = i % per_tap / args.padded_inputs;
-    const int input = i % args.padded_inputs;
+    constexpr int kCount = 16 / static_cast<int>(sizeof(T));
+    const int tap = i / per_tap, place = i % per_tap / kCount;
+    const int output = place % args.padded_outputs;
+    const int input = place / args.padded_outputs * kCount + i % kCount;
     T value = from_float<T>(0.0f);
     if (output < args.outputs && input < args.inputs) {
       const int from = args.flip ? (input * args.outputs + output) * args.taps + args.taps - 1 - tap

@@ -125,7 +125,7 @@ __device__ __forceinline__ void dense_step(DenseSums<kNj> &acc, const char *cons
 template <class T, bool kFma, int kNj, class Stage, class Address>
 __device__ __forceinline__ void dense_pass(DenseSums<kNj> &acc, const DenseWeights &weights,
                                            int output, char *ring, Stage stage, Address address) {
-  constexpr int kColumns = 16 * kNj;
+  constexpr int kColumns = 16 * kNj, kCount = 16 / static_cast<int>(sizeof(T));
   const int chunk_bytes = weights.chunk;
   const int pitch = dense_pitch(chunk_bytes), units = chunk_bytes / 16;
   const int elements = chunk_bytes / static_cast<int>(sizeof(T));
@@ -138,14 +138,14 @@ __device__ __forceinline__ void dense_pass(DenseSums<kNj> &acc, const DenseWeigh
         stage(next_chunk);
       }
       char *to = ring + next_slot * kColumns * pitch;
-      const T *source =
-          from + (static_cast<std::int64_t>(next_tap) * weights.outputs + output) * weights.inputs +
-          next_chunk * elements;
+      // Neighbouring threads copy neighbouring output channels: no bank twice.
+      const std::int64_t unit0 =
+          static_cast<std::int64_t>(next_tap) * (weights.inputs / kCount) + next_chunk * units;
+      const T *source = from + (unit0 * weights.outputs + output) * kCount;
       for (int i = static_cast<int>(threadIdx.x); i < kColumns * units; i += kDenseThreads) {
-        const int n = i / units, unit = i % units;
+        const int n = i % kColumns, unit = i / kColumns;
         copy_async<16>(to + n * pitch + unit * 16,
-                       source + static_cast<std::int64_t>(n) * weights.inputs +
-                           unit * (16 / static_cast<int>(sizeof(T))),
+                       source + (static_cast<std::int64_t>(unit) * weights.outputs + n) * kCount,
                        true);
       }
       next_slot = next_slot + 1 == kDenseStages ? 0 : next_slot + 1;

@@ -12,7 +12,7 @@ namespace pyphase::conv::cuda {
 // Where a tile begins: image, first coordinates along a and b; and what it holds.
 struct DenseTile {
   std::int64_t image;
-  int a, b, count_a, lines;
+  int a, b, step, count_a, lines;  // step: along b from line to line
   int stride, phase, slots;
 };
 
@@ -39,14 +39,20 @@ __device__ __forceinline__ void dense_stage(const DenseImage &x, const DenseTile
   const int units = chunk_bytes / 16, pitch = dense_pitch(chunk_bytes);
   const int pixels = tile.count_a * tile.lines;
   const T *image = static_cast<const T *>(x.data) + tile.image * x.image;
-  for (int i = static_cast<int>(threadIdx.x); i < pixels * units; i += kDenseThreads) {
-    // Neighbouring threads read neighbours in memory: channels, or pixels along a row.
-    const int unit = x.vectors ? i % units : i / pixels;
-    const int pixel = x.vectors ? i / units : i % pixels;
+  const int items = (x.vectors ? (pixels + 7) / 8 * 8 : pixels) * units;
+  for (int i = static_cast<int>(threadIdx.x); i < items; i += kDenseThreads) {
+    // Neighbouring threads read neighbours in memory: pixels along a row; where channels are moved
+    // as vectors, a warp takes all units of eight pixels, and eight threads write one unit of each,
+    // which are in different banks.
+    const int unit = x.vectors ? i / 8 % units : i / pixels;
+    const int pixel = x.vectors ? i / (8 * units) * 8 + i % 8 : i % pixels;
+    if (pixel >= pixels) {
+      continue;
+    }
     const bool a_first = x.vectors || a_contiguous;
     const int line = a_first ? pixel / tile.count_a : pixel % tile.lines;
     const int a = a_first ? pixel % tile.count_a : pixel / tile.lines;
-    const int at_a = tile.a + a, at_b = tile.b + line;
+    const int at_a = tile.a + a, at_b = tile.b + line * tile.step;
     const int from_a = x.up_a == 1 ? at_a : at_a / x.up_a;
     const int from_b = x.up_b == 1 ? at_b : at_b / x.up_b;
     const int channel = chunk * units * kCount + unit * kCount;

@@ -91,12 +91,14 @@ Launch search(const char *kernel, const DenseShape &shape, const Device &device,
     if (ceil_div(shape.out_a, tile_a) != cut_a) {
       continue;
     }
-    for (std::int64_t cut_b = 1; cut_b <= shape.out_b; ++cut_b) {
-      const int tile_b = whole(ceil_div(shape.out_b, cut_b));
+    const std::int64_t lines =
+        shape.second.stride == 1 ? ceil_div(shape.out_b, shape.second.dilation) : shape.out_b;
+    for (std::int64_t cut_b = 1; cut_b <= lines; ++cut_b) {
+      const int tile_b = whole(ceil_div(lines, cut_b));
       // Far beyond what shared memory holds, and int.
-      const std::int64_t mid = (tile_b - 1) * shape.second.stride + shape.second.reach();
+      const std::int64_t mid = (tile_b - 1) * shape.second.stride + shape.second.kernel;
       const std::int64_t reach = (tile_a - 1) * shape.first.stride + shape.first.reach();
-      if (ceil_div(shape.out_b, tile_b) != cut_b || mid * tile_a > 1 << 14 || reach > 1 << 12) {
+      if (ceil_div(lines, tile_b) != cut_b || mid * tile_a > 1 << 14 || reach > 1 << 12) {
         continue;
       }
       const Candidate found = make(tile_a, tile_b);
@@ -206,9 +208,12 @@ DensePairArgs dense_pair_args(const DenseShape &s, int tile_a, int tile_b) {
   args.tile_a = tile_a;
   args.tile_b = tile_b;
   args.tiles_a = whole(ceil_div(s.out_a, tile_a));
-  args.tiles_b = whole(ceil_div(s.out_b, tile_b));
-  args.lines = kDenseRows / tile_a;
-  args.mid_lines = whole((tile_b - 1) * s.second.stride + s.second.reach());
+  args.step = whole(s.second.stride == 1 ? s.second.dilation : 1);
+  args.tap_lines = whole(s.second.dilation / args.step);
+  args.tiles_b = whole(args.step * ceil_div(ceil_div(s.out_b, args.step), tile_b));
+  args.mid_lines =
+      whole((tile_b - 1) * s.second.stride + (s.second.kernel - 1) * args.tap_lines + 1);
+  args.lines = std::min(kDenseRows / tile_a, args.mid_lines);
   args.reach = whole((tile_a - 1) * s.first.stride + s.first.reach());
   args.phase = whole(ceil_div(args.reach, s.first.stride));
   const int slots = args.phase * args.stride_a;
@@ -231,21 +236,26 @@ std::int64_t dense_shared_bytes(const DensePairArgs &args) {
 
 // Along each axis: what the tiles read of an image that is there, zeros between pixels aside.
 std::int64_t dense_read_pixels(const DensePairArgs &args) {
-  const auto along = [](int tiles, int step, int pad, int reach, int size, int up) {
+  // Of `count` coordinates from `begin`, `step` apart.
+  const auto inside = [](std::int64_t begin, int step, int count, int size, int up) {
     std::int64_t sum = 0;
-    for (int i = 0; i < tiles; ++i) {
-      const std::int64_t begin = std::int64_t{i} * step - pad;
-      const auto before = [&](std::int64_t at) {  // pixels at coordinates below `at`
-        return std::clamp<std::int64_t>(ceil_div(std::max<std::int64_t>(at, 0), up), 0, size);
-      };
-      sum += before(begin + reach) - before(begin);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t at = begin + i * step;
+      sum += at >= 0 && at % up == 0 && at / up < size;
     }
     return sum;
   };
-  return along(args.tiles_a, args.tile_a * args.stride_a, args.pad_a, args.reach, args.x.size_a,
-               args.x.up_a) *
-         along(args.tiles_b, args.tile_b * args.stride_b, args.pad_b, args.mid_lines, args.x.size_b,
-               args.x.up_b);
+  std::int64_t along_a = 0, along_b = 0;
+  for (std::int64_t i = 0; i < args.tiles_a; ++i) {
+    along_a += inside(i * args.tile_a * args.stride_a - args.pad_a, 1, args.reach, args.x.size_a,
+                      args.x.up_a);
+  }
+  for (std::int64_t i = 0; i < args.tiles_b; ++i) {
+    const std::int64_t b = i % args.step + i / args.step * args.tile_b * args.step;
+    along_b += inside(b * args.stride_b - args.pad_b, args.step, args.mid_lines, args.x.size_b,
+                      args.x.up_b);
+  }
+  return along_a * along_b;
 }
 
 double dense_products(const DensePairArgs &args) {
@@ -319,7 +329,7 @@ DenseGradientArgs dense_gradient_args(const DenseShape &s, int tile_a, int tile_
   std::swap(all.x.size_a, all.x.size_b);
   all.weights = forward.first;
   all.pad = forward.pad_a;
-  all.halo_lines = whole(s.first.reach() - 1);
+  all.halo_lines = (all.weights.taps - 1) * all.pair.tap_lines;
   all.buffers = all.weights.taps == 1 ? 3 : 2;
   DensePairArgs &args = all.pair;
   const std::int64_t x_bytes = std::int64_t{all.buffers} * (args.lines + all.halo_lines) * tile_a *
