@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -126,7 +127,12 @@ def _cuda_lines() -> list[str]:
     """Return what computes them on GPUs, and what was measured there."""
     module = cuda.load()
     if reason := cuda.why_not(module):
-        return [f"  CUDA             torch's own convolutions: {reason}"]
+        return textwrap.wrap(
+            f"  CUDA             torch's own convolutions: {reason}",
+            width=80,
+            subsequent_indent=" " * 19,
+            break_long_words=False,
+        )
     lines = [f"  CUDA             kernels by {module.COMPILER} for {module.ARCHITECTURES}"]
     for index in range(torch.cuda.device_count()):
         properties = module.query_device(index)
