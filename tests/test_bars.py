@@ -84,11 +84,13 @@ def test_a_disabled_bar_shows_nothing(capsys):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-def test_a_notebook_has_a_widget_and_a_table(monkeypatch):
+def test_a_notebook_has_a_widget_and_a_table(monkeypatch, tmp_path):
+    """In a folder of its own: a kernel imports from where it stands first."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.path.dirname(__file__), *sys.path]))
     cell = nbformat.v4.new_code_cell("from test_bars import fit\nfit()")
     notebook = nbformat.v4.new_notebook(cells=[cell])
-    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    where = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources=where).execute()
     outputs = notebook.cells[0].outputs
     assert not [o for o in outputs if o.get("name") == "stderr"], outputs
     state = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"]
