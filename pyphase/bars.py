@@ -19,12 +19,12 @@ def open_bar(label: str, total: int, initial: int = 0, *, enabled: bool = True) 
     A bar goes back to the start of its line at each refresh; a file would keep them all. One that
     is not ``enabled`` shows nothing.
     """
-    from tqdm.auto import tqdm
-
     if not enabled:
         return LogLines(label, total, initial, interval=math.inf)
     if not redraws():
         return LogLines(label, total, initial)
+    from tqdm.auto import tqdm
+
     return tqdm(
         desc=label,
         initial=initial,

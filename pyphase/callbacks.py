@@ -80,11 +80,11 @@ class Checkpoint(Callback):
         self._save(learn)
 
     def on_train_end(self, learn: Learner) -> None:
-        self._save(learn)
+        if world_size() == 1 or not learn.failed:  # the others may not come to the same point
+            self._save(learn)
 
     def _save(self, learn: Learner) -> None:
         if world_size() > 1:
-            if not learn.failed:
-                save_sharded(learn, self.path)
+            save_sharded(learn, self.path)
         elif not learn.in_step:  # otherwise the weights may be half updated
             save_checkpoint(self.path, learn.state_dict())

@@ -173,16 +173,10 @@ def _check_constant(key: str, column: NDArray[np.float64], value: Any, optimizer
 
 def _refuse_host(plan: Plan) -> None:
     for index, phase in enumerate(plan.phases):
-        what = None
-        if plan.changes_optimizer(index) and plan.opt_fns[index - 1] is not None:
-            what = "changes the optimizer"
-        elif index and phase.data is not None and phase.data is not plan.phases[index - 1].data:
-            what = "changes the data"
-        elif phase.on_enter is not None:
-            what = "has `on_enter`"
-        elif any(callable(key) for key in phase.tracks):
+        what = plan.change_at(index)
+        if what is None and any(callable(key) for key in phase.tracks):
             what = "calls a function with a value"
-        elif DECOUPLED in phase.tracks:
+        elif what is None and DECOUPLED in phase.tracks:
             what = "decouples the weight decay (wd_loss=False), which AdamW does itself"
         if what:
             raise PhaseError(f"{plan.label(index)} {what}: a schedule on a device can't")

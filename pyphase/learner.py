@@ -59,7 +59,8 @@ class Learner:
         options: further arguments of :class:`PhaseLoop`: ``scaler``, ``accumulate``,
             ``clip_grad_norm``, ``prefetch``.
 
-    Under torch.distributed, results are means over all processes, weighted by samples.
+    Under torch.distributed, losses and metrics of the validation are means over all processes,
+    weighted by samples; training losses are each process's own.
 
     Attributes:
         loop: the :class:`PhaseLoop` of the running or last fit.
@@ -209,9 +210,7 @@ class Learner:
                 last_phase = loop.phase_index
                 _call(callbacks, "on_phase_begin", self)
             self.model.train()
-            with self._autocast():
-                output, target = run_batch(self.model, batch)
-                loss = self.loss_fn(output, target)
+            loss = self._loss(batch)
             step = loop.position
             if loop.step(loss, closure=self._closure(batch)):
                 history.add_step(step, float(loss.detach()))
@@ -219,12 +218,18 @@ class Learner:
                 _call(callbacks, "on_step_end", self)
             if loop.stopped is not None:
                 bar.say(loop.stopped)
-            if any_rank(interrupt.pending):
+            if not loop.pending and any_rank(interrupt.pending):
                 interrupt.pending = True
                 break
             self._end_epoch(end, callbacks, bar)
             if loop.position >= end:
                 break
+
+    def _loss(self, batch: Any) -> torch.Tensor:
+        with self._autocast():
+            output, target = run_batch(self.model, batch)
+            loss: torch.Tensor = self.loss_fn(output, target)
+        return loss
 
     def _closure(self, batch: Any) -> Callable[[], torch.Tensor] | None:
         """Return what evaluates the batch anew, for an optimizer that does so in its step."""
@@ -234,8 +239,7 @@ class Learner:
 
         def evaluate() -> torch.Tensor:
             optimizer.zero_grad()
-            output, target = run_batch(self.model, batch)
-            loss = self.loss_fn(output, target)
+            loss = self._loss(batch)
             torch.autograd.backward(loss)
             return loss
 
@@ -329,13 +333,15 @@ class Learner:
         }
 
     def _resume(self, resume: str | os.PathLike[str] | dict[str, Any]) -> None:
-        if not isinstance(resume, dict):
-            if os.path.isdir(resume):
-                load_sharded(self, resume)
-                return
+        if isinstance(resume, dict):
+            # torch's optimizers go on with the tensors that they load: the caller keeps his own.
+            resume = resume | {"loop": copy.deepcopy(resume.get("loop"))}
+        elif os.path.isdir(resume):
+            load_sharded(self, resume)
+            return
+        else:
             resume = load_checkpoint(resume)
-        # torch's optimizers go on with the tensors that they load: the caller keeps his own.
-        self.load_state_dict({**resume, "loop": copy.deepcopy(resume.get("loop"))})
+        self.load_state_dict(resume)
 
     def load_state_dict(self, state: dict[str, Any], **options: Any) -> None:
         """Load a :meth:`state_dict` into the fit that begins: what ``resume`` does.

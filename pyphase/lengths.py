@@ -11,6 +11,7 @@ from pyphase.phase import TrainingPhase
 __all__ = [
     "batch_sizes",
     "epoch_sizes",
+    "epoch_steps",
     "loader_length",
     "phase_lengths",
     "train_part",
@@ -44,13 +45,18 @@ def phase_lengths(
     return lengths
 
 
+def epoch_steps(batches: int | None, accumulate: int) -> int | None:
+    """Return the steps of an epoch of so many batches: its last step takes what is left."""
+    return None if batches is None else -(-batches // accumulate)
+
+
 def epoch_sizes(
     phases: Sequence[TrainingPhase], given: Any, accumulate: int = 1
 ) -> tuple[int | None, ...]:
     """Return the steps per epoch of each phase: what was given, else those of its loader."""
     sizes = _one_per_phase("steps_per_epoch", given, phases)
     batches = [loader_length(phase.data) for phase in phases]
-    known = [None if count is None else -(-count // accumulate) for count in batches]
+    known = [epoch_steps(count, accumulate) for count in batches]
     return tuple(found if size is None else size for found, size in zip(known, sizes, strict=True))
 
 

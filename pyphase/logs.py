@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from pyphase.apply.ranks import rank
 from pyphase.callbacks import Callback
 from pyphase.errors import PhaseError, check_whole, shown
 from pyphase.phase import Key
@@ -47,7 +48,8 @@ class CSVLog(Callback):
     """Write a line per step to the CSV file ``path``: step, phase, loss, and the plan's values.
 
     A resumed fit goes on in the file, from its own step: lines of later steps, which a crash may
-    have left, are dropped. Each line is in the file once its step has ended.
+    have left, are dropped. Each line is in the file once its step has ended. Of several processes
+    the first one writes.
 
     Args:
         path: the file; its folder must exist.
@@ -64,6 +66,8 @@ class CSVLog(Callback):
         self._file: TextIO | None = None
 
     def on_train_begin(self, learn: Learner) -> None:
+        if rank() != 0:
+            return
         begin = learn.loop.position
         named = _names(learn.loop.plan).values()
         self._columns = ["step", "phase", "loss", *(name for names in named for name in names)]
@@ -103,7 +107,8 @@ class TensorBoardLog(Callback):
     """Write each step's loss and values, and each epoch's results, for TensorBoard.
 
     Scalars are named ``train/loss``, ``plan/lr`` and so on for the plan's values, and
-    ``epoch/valid_loss`` and so on for the history's rows. It needs the package tensorboard.
+    ``epoch/valid_loss`` and so on for the history's rows. Of several processes the first one
+    writes. It needs the package tensorboard.
 
     Args:
         log_dir: the folder of this run; made if it isn't there.
@@ -117,11 +122,15 @@ class TensorBoardLog(Callback):
     def on_train_begin(self, learn: Learner) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        if rank() != 0:
+            return
         begin = learn.loop.position
         # TensorBoard drops what an earlier run has written at these steps.
         self._writer = SummaryWriter(str(self.log_dir), purge_step=begin or None)
 
     def on_step_end(self, learn: Learner) -> None:
+        if self._writer is None:
+            return
         values = step_values(learn)
         step = int(values.pop("step"))
         if step % self.every == 0:
@@ -130,6 +139,8 @@ class TensorBoardLog(Callback):
                 self._writer.add_scalar(f"plan/{name}", value, step)
 
     def on_epoch_end(self, learn: Learner) -> None:
+        if self._writer is None:
+            return
         row = dict(learn.sched.history.rows[-1])
         step = row.pop("step")
         for name, value in row.items():

@@ -114,6 +114,15 @@ class Plan:
             return False
         return before is None or not same(before, now)
 
+    def change_at(self, index: int) -> str | None:
+        """Say what phase ``index`` changes besides values: optimizer, data or model; else None."""
+        phase = self.phases[index]
+        if self.changes_optimizer(index) and self.opt_fns[index - 1] is not None:
+            return "changes the optimizer"
+        if index and phase.data is not None and phase.data is not self.phases[index - 1].data:
+            return "changes the data"
+        return None if phase.on_enter is None else "has `on_enter`"
+
     def phase_at(self, step: int) -> int:
         """Return the index of the phase that holds ``step``; past the end, the last one."""
         return int(self._core.phase_at(check_whole("step", step, least=0)))

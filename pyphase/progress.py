@@ -8,6 +8,7 @@ from pyphase.apply.divergence import SmoothedLoss
 from pyphase.apply.loop import PhaseLoop
 from pyphase.bars import open_bar
 from pyphase.history import header_line, row_line
+from pyphase.lengths import epoch_steps
 
 __all__ = ["Progress"]
 
@@ -64,9 +65,10 @@ class Progress:
             print(text, flush=True)
 
     def _open(self, loop: PhaseLoop) -> None:
-        done = loop.feed.batch - 1
+        done = -(-loop.feed.batch // loop.accumulate) - 1
         left = self.end - loop.position + 1
-        total = done + left if loop.feed.length is None else min(loop.feed.length, done + left)
+        length = epoch_steps(loop.feed.length, loop.accumulate)
+        total = done + left if length is None else min(length, done + left)
         name = loop.phase.name
         label = f"phase {loop.phase_index}" + ("" if name is None else f" {name}")
         self._bar = open_bar(label[:_LABEL], total, done)

@@ -169,3 +169,33 @@ def test_load_reads_a_checkpoint_too(tmp_path):
     learn.fit_opt_sched(PHASES, cut=1, callbacks=[Checkpoint(tmp_path / "c.pt")])
     other.load(tmp_path / "c.pt")
     same(learn.model.state_dict(), other.model.state_dict())
+
+
+class Processes:
+    """Stand in for a second process; note the steps at which all of them would save."""
+
+    def __init__(self, monkeypatch):
+        self.saved = []
+        monkeypatch.setattr("pyphase.callbacks.world_size", lambda: 2)
+        save = lambda learn, path: self.saved.append(learn.loop.position)  # noqa: E731
+        monkeypatch.setattr("pyphase.callbacks.save_sharded", save)
+
+
+def test_several_processes_save_during_the_fit(tmp_path, monkeypatch):
+    processes = Processes(monkeypatch)
+    make().fit_opt_sched(PHASES, callbacks=[Checkpoint(tmp_path / "c", every=4)])
+    assert processes.saved == [4, 6, 8, 9, 9]
+
+
+def test_a_failing_process_does_not_wait_for_the_others(tmp_path, monkeypatch):
+    processes = Processes(monkeypatch)
+    losses = iter(range(6))
+
+    def loss_fn(output, target):
+        if next(losses) == 5:
+            raise RuntimeError("broken")
+        return mse(output, target)
+
+    with pytest.raises(RuntimeError, match="broken"):
+        make(loss_fn).fit_opt_sched(PHASES, callbacks=[Checkpoint(tmp_path / "c", every=4)])
+    assert processes.saved == [4]

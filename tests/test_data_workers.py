@@ -255,3 +255,28 @@ def test_iterable_data_has_steps():
     again = start()
     again.load_state_dict(state)
     assert [step[:2] for step in train(again)] == [step[:2] for step in seen[3:]]
+
+
+@pytest.mark.parametrize("cut", [5, 6, 7])
+def test_workers_do_not_start_amid_an_accumulated_step(cut):
+    """What a step was before its first batch is kept: no generator may move after that."""
+
+    def start():
+        seed_all(4)
+        phases = [
+            TrainingPhase(steps=3, data=images(2, 4, 16)),  # four batches an epoch
+            TrainingPhase(steps=3, data=images(2, 4, 16, num_workers=1)),
+        ]
+        return make(phases, accumulate=2, prefetch=2)
+
+    whole = start()
+    train(whole)
+    loop = start()
+    for number, batch in enumerate(itertools.islice(loop, cut), start=1):
+        if number < cut:  # the last batch is left without its step
+            loop.step(loop.model(batch[0]).square().mean())
+    state, again = loop.state_dict(), start()
+    seed_all(99)
+    again.load_state_dict(state)
+    train(again)
+    same(again.state_dict(), whole.state_dict())

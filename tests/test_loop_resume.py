@@ -317,3 +317,18 @@ def test_a_pending_batch_is_the_same_with_a_global_shuffle(first):
             rest[-1].append(batch)
             ours.step(ours.model(batch).sum())
     same(*rest)
+
+
+def test_a_module_under_two_names_is_as_before_the_batch():
+    norm = torch.nn.BatchNorm1d(3)
+
+    def start():
+        model = torch.nn.Sequential(norm, torch.nn.Linear(3, 3), norm)
+        data = torch.utils.data.DataLoader(torch.randn(8, 3), 4)
+        return PhaseLoop(model, [TrainingPhase(steps=2)], data)
+
+    loop = start()
+    loop.model(next(iter(loop)))
+    assert norm.num_batches_tracked == 2
+    state = loop.state_dict()["model"]
+    assert {int(state[f"{i}.num_batches_tracked"]) for i in (0, 2)} == {0}

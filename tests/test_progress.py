@@ -146,3 +146,11 @@ def test_bars_are_closed_when_a_run_ends_early(terminal, error):
         make(raise_late).lr_find()
     assert "LR range test" in terminal.getvalue()
     assert terminal.getvalue().endswith("\r")
+
+
+def test_accumulated_batches_count_as_one_step(terminal):
+    seed_all(1)
+    learn = Learner(net(), (loader(12), loader(4)), mse, accumulate=2)  # 6 batches
+    learn.fit_opt_sched([TrainingPhase(2, torch.optim.SGD, 0.05)])
+    totals = set(re.findall(r"\d+/(\d+) \[", terminal.getvalue()))
+    assert totals == {"3"}

@@ -154,3 +154,31 @@ def test_a_model_alone():
     same(picture(model, None)[0] | {"tensors": before["tensors"][:-6]},
          before | {"tensors": before["tensors"][:-6]})  # fmt: skip
     assert all(param.grad is None for param in model.parameters())
+
+
+def test_a_sampler_with_a_state_goes_back():
+    class Counting(torch.utils.data.Sampler):
+        def __init__(self):
+            self.seen = 0
+
+        def __iter__(self):
+            for index in range(4):
+                self.seen += 1
+                yield index
+
+        def __len__(self):
+            return 4
+
+        def state_dict(self):
+            return {"seen": self.seen}
+
+        def load_state_dict(self, state):
+            self.seen = state["seen"]
+
+    model, optimizer = make()
+    sampler = Counting()
+    loader = DataLoader(torch.rand(4, 3), sampler=sampler)
+    with Snapshot(model, optimizer, loader):
+        list(loader)
+        assert sampler.seen == 4
+    assert sampler.seen == 0

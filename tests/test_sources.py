@@ -162,3 +162,14 @@ def test_given_steps_per_epoch_count_with_one_loader_and_with_a_list():
     for data in (Batches("a", 6), [Batches("a", 6), Batches("b", 9)]):
         loop = make_loop(ONE * 2, data, steps_per_epoch=3)
         assert loop.plan.spans == ((0, 3), (3, 6))
+
+
+def test_an_object_may_make_its_loader_anew_each_time():
+    class Data:
+        @property
+        def trn_dl(self):
+            return Batches("new", 3)
+
+    sources = Sources([TrainingPhase(1), TrainingPhase(1)], [Data(), Data()], None, None)
+    assert sources.last_use(0)
+    assert sources.last_use(1)

@@ -30,7 +30,7 @@ class Before:
     ) -> None:
         self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.named: dict[str, torch.Tensor] = {}
-        for prefix, module in model.named_modules():
+        for prefix, module in model.named_modules(remove_duplicate=False):
             for name, buffer in module._buffers.items():
                 left_out = name in module._non_persistent_buffers_set
                 if buffer is None or (left_out and not all_buffers):

@@ -12,7 +12,7 @@ from pyphase.phase import Key
 from pyphase.plan import Plan
 from pyphase.slots import DECAY, DECOUPLED, find_slot
 
-__all__ = ["Groups", "decay_decoupled"]
+__all__ = ["Groups", "decay_decoupled", "unwrapped"]
 
 
 class Groups:
@@ -71,7 +71,7 @@ class Groups:
         else:  # an earlier plan of this optimizer may have left its decay
             for group in self.optimizer.param_groups:
                 group.pop(DECAY, None)
-        if isinstance(_inner(self.optimizer), torch.optim.RMSprop) and "momentum" in self.slots:
+        if isinstance(unwrapped(self.optimizer), torch.optim.RMSprop) and "momentum" in self.slots:
             _hook(self.optimizer, add_momentum_buffers)
 
     def _check_shared(self) -> None:
@@ -173,10 +173,10 @@ def _read_own(
 
 
 def _class_name(optimizer: Any) -> str:
-    return type(_inner(optimizer)).__name__
+    return type(unwrapped(optimizer)).__name__
 
 
-def _inner(optimizer: Any) -> Any:
+def unwrapped(optimizer: Any) -> Any:
     """Return the optimizer itself where Accelerate has wrapped it; the wrapper has no hooks."""
     return getattr(optimizer, "optimizer", optimizer)
 
@@ -203,6 +203,6 @@ def add_momentum_buffers(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 
 def _hook(optimizer: torch.optim.Optimizer, function: Callable[..., None]) -> None:
     """Call a function before each step of an optimizer, once."""
-    inner = _inner(optimizer)
+    inner = unwrapped(optimizer)
     if function not in inner._optimizer_step_pre_hooks.values():
         inner.register_step_pre_hook(function)

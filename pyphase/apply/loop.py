@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from pyphase.apply.before import Before
 from pyphase.apply.data import Feed
 from pyphase.apply.divergence import DivergenceCheck
-from pyphase.apply.gradients import average_gradients, check_clip, clip_gradients
+from pyphase.apply.gradients import average_gradients, clip_gradients, params_of
 from pyphase.apply.groups import Groups
 from pyphase.apply.optimizers import (
     build_optimizer,
@@ -27,7 +27,7 @@ from pyphase.apply.params import GroupsArg, collect_groups, follow_model
 from pyphase.apply.ranks import mean_of_ranks
 from pyphase.apply.sources import Sources
 from pyphase.apply.state import get_rng_state, set_rng_state
-from pyphase.errors import PhaseError, check_flags, check_whole, shown
+from pyphase.errors import PhaseError, check_flags, check_positive, check_whole, shown
 from pyphase.lengths import loader_length
 from pyphase.opt_fn import same
 from pyphase.phase import TrainingPhase
@@ -120,7 +120,9 @@ class PhaseLoop:
         check_flags(stop_div=stop_div)
         self.model, self.scaler = model, scaler
         self.accumulate = check_whole("accumulate", accumulate)
-        self._clip = None if clip_grad_norm is None else check_clip(clip_grad_norm)
+        self._clip = clip_grad_norm
+        if clip_grad_norm is not None:
+            self._clip = check_positive("clip_grad_norm", clip_grad_norm)
         self._prefetch = check_whole("prefetch", prefetch, least=0)
         self._sources = Sources(phases, data, steps_per_epoch, batch_size, self.accumulate)
         self.plan = self._sources.plan
@@ -213,17 +215,26 @@ class PhaseLoop:
         if self._has_batch:  # an earlier iterator was left between a batch and its step
             yield self._batch
         while not self.done:
-            self._batch = self.next_batch()
+            self._prepare()
+            if self._taken == 0:
+                self._before = Before(self.model, self.feed, self.check, all_buffers=self._stop_div)
+            self._batch = self.feed.next()
             self._has_batch = True
             yield self._batch
 
     def next_batch(self) -> Any:
-        """Return the next batch; enter its phase first."""
-        self._enter(self.phase_index)
-        self._start_next_data()
-        if self._taken == 0:
-            self._before = Before(self.model, self.feed, self.check, all_buffers=self._stop_div)
+        """Return the next batch; enter its phase first.
+
+        Only for a loop that calls the optimizer itself: see :meth:`advance`.
+        """
+        self._prepare()
         return self.feed.next()
+
+    def _prepare(self) -> None:
+        """Enter the phase of the next batch; start the data to come, but not amid a step."""
+        self._enter(self.phase_index)
+        if self._taken == 0:
+            self._start_next_data()
 
     def advance(self) -> None:
         """Count a step that the optimizer has taken; set the values of the next one.
@@ -323,11 +334,7 @@ class PhaseLoop:
             self._before.put_buffers_back()
 
     def _has_gradient(self) -> bool:
-        return any(
-            param.grad is not None
-            for group in self.optimizer.param_groups
-            for param in group["params"]
-        )
+        return any(param.grad is not None for param in params_of(self.optimizer))
 
     def _backward(self, loss: Any) -> None:
         if not isinstance(loss, torch.Tensor) or not loss.requires_grad:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyphase.apply.groups import Groups
+from pyphase.apply.groups import Groups, unwrapped
 from pyphase.errors import PhaseError, check_flags, check_number, check_whole, shown
 from pyphase.opt_fn import bound, name_of
 from pyphase.phase import TrainingPhase
@@ -130,8 +130,7 @@ class PhaseScheduler(LRScheduler):
 
     def _hook(self) -> None:
         if self._follows:
-            inner: Any = getattr(self.optimizer, "optimizer", self.optimizer)  # Accelerate's
-            inner.register_step_post_hook(self._after_step)
+            unwrapped(self.optimizer).register_step_post_hook(self._after_step)
 
     def _after_step(self, optimizer: Any, *_: Any) -> None:
         if not skipped_inside(optimizer):
@@ -211,15 +210,8 @@ def check_own(name: str, values: list[Any], count: int) -> list[float]:
 
 
 def _refuse_changes(plan: Plan) -> None:
-    for index, phase in enumerate(plan.phases):
-        what = None
-        if plan.changes_optimizer(index) and plan.opt_fns[index - 1] is not None:
-            what = "changes the optimizer"
-        elif index and phase.data is not None and phase.data is not plan.phases[index - 1].data:
-            what = "changes the data"
-        elif phase.on_enter is not None:
-            what = "has `on_enter`"
-        if what:
+    for index in range(len(plan.phases)):
+        if what := plan.change_at(index):
             raise PhaseError(f"{plan.label(index)} {what}: that takes pyphase.PhaseLoop")
 
 
@@ -227,17 +219,17 @@ def _check_optimizer(plan: Plan, optimizer: torch.optim.Optimizer) -> None:
     wanted = next((opt_fn for opt_fn in plan.opt_fns if opt_fn is not None), None)
     if wanted is None:
         return
-    inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wrapper
+    own = unwrapped(optimizer)
     function, _, keywords = bound(wanted)
-    differs = isinstance(function, type) and type(inner) is not function
+    differs = isinstance(function, type) and type(own) is not function
     differs |= any(
-        key in inner.defaults and not _same_value(inner.defaults[key], value)
+        key in own.defaults and not _same_value(own.defaults[key], value)
         for key, value in keywords.items()
     )
     if differs:
         raise PhaseError(
             f"the plan asks for {name_of(wanted)}, but `optimizer` is another one: "
-            f"{type(inner).__name__}({', '.join(f'{k}={v}' for k, v in inner.defaults.items())})"
+            f"{type(own).__name__}({', '.join(f'{k}={v}' for k, v in own.defaults.items())})"
         )
 
 

@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from pyphase.apply.gradients import params_of
 from pyphase.apply.loop import PhaseLoop
 from pyphase.apply.ranks import any_rank, rank, sum_of_ranks, world_size
 from pyphase.apply.state import get_rng_state, load_checkpoint, save_checkpoint
@@ -117,10 +118,7 @@ def load_sharded(
     def read(loop: PhaseLoop) -> tuple[dict[str, Any], dict[str, Any]]:
         return _read(source, loop, loop_state["optimizer"])
 
-    if isinstance(run, PhaseLoop):
-        run.load_state_dict(state, accept_other_plan=accept_other_plan, read=read)
-    else:
-        run.load_state_dict(state, read=read)
+    run.load_state_dict(state, accept_other_plan=accept_other_plan, read=read)
 
 
 def _numbers(folder: Path) -> list[int]:
@@ -152,7 +150,7 @@ def _read(
     """Read the shared tensors into ones of this process's shards; return both states."""
     model = loop.model.state_dict()
     tensors = {f"model.{_name(loop, name)}": value.detach() for name, value in model.items()}
-    params = [param for group in loop.optimizer.param_groups for param in group["params"]]
+    params = params_of(loop.optimizer)
     state: dict[int, dict[str, Any]] = {}
     for index, entry in optimizer["state"].items():
         state[index] = dict(entry)
@@ -162,7 +160,9 @@ def _read(
                 like = params[index].detach()
                 alike = list(like.shape) == shape
                 empty = (
-                    torch.empty_like(like, dtype=dtype) if alike else torch.empty(shape).to(dtype)
+                    torch.empty_like(like, dtype=dtype)
+                    if alike
+                    else torch.empty(shape, dtype=dtype)
                 )
                 tensors[f"optimizer.{index}.{key}"] = state[index][key] = empty
     try:

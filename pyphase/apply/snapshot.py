@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pyphase.apply.data import generators, loader_epochs
+from pyphase.apply.data import loader_epochs, loader_state, set_loader_state
 from pyphase.apply.state import get_rng_state, set_rng_state
 
 __all__ = ["Snapshot"]
@@ -17,8 +17,8 @@ class Snapshot:
     """Context at whose end everything is as at its start, whatever happens inside.
 
     Parameters, buffers (persistent or not), gradients and training modes of ``model``; state and
-    groups of ``optimizer``; the global random generators, those of ``loader`` and its samplers'
-    epoch, where they tell it. Tensors keep their identity and are restored in place.
+    groups of ``optimizer``; the global random generators, those of ``loader``, and its samplers'
+    state and epoch, where they tell them. Tensors keep their identity and are restored in place.
     """
 
     def __init__(
@@ -28,7 +28,6 @@ class Snapshot:
         loader: Any = None,
     ) -> None:
         self.model, self.optimizer = model, optimizer
-        self._generators = generators(loader)
         self._loader = loader
 
     def __enter__(self) -> Snapshot:
@@ -47,7 +46,7 @@ class Snapshot:
                 held += _tensors(record)
         self._tensors = [(tensor, tensor.detach().clone()) for tensor in held]
         self._rng = get_rng_state()
-        self._own_rng = [generator.get_state() for generator in self._generators]
+        self._own = loader_state(self._loader)
         self._epochs = loader_epochs(self._loader)
         return self
 
@@ -69,8 +68,7 @@ class Snapshot:
             self.optimizer.state.clear()
             self.optimizer.state.update(self._state)
         set_rng_state(self._rng)
-        for generator, state in zip(self._generators, self._own_rng, strict=True):
-            generator.set_state(state)
+        set_loader_state(self._loader, self._own)
         for part, epoch in self._epochs:
             part.set_epoch(epoch)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyphase.apply.data import loader_state, set_loader_state
 from pyphase.errors import PhaseError, shown
-from pyphase.lengths import loader_length, train_part, valid_part
+from pyphase.lengths import epoch_steps, loader_length, train_part, valid_part
 from pyphase.phase import TrainingPhase, check_data
 from pyphase.plan import Plan, check_phases
 
@@ -41,7 +41,6 @@ class Sources:
             if own is None:
                 raise PhaseError(f"phase {index}: neither the phase nor the loop has `data`")
             self._data.append(own)
-        self._last = {id(train_part(own)): index for index, own in enumerate(self._data)}
         if not isinstance(phases, Plan):
             self.plan = self._make_plan(listed, data, steps_per_epoch, batch_size)
         elif steps_per_epoch is None and batch_size is None:
@@ -66,7 +65,7 @@ class Sources:
                 loader_length(self.train(index) if phase.epochs is not None else None)
                 for index, phase in enumerate(phases)
             ]
-            steps_per_epoch = [None if n is None else -(-n // self.accumulate) for n in batches]
+            steps_per_epoch = [epoch_steps(count, self.accumulate) for count in batches]
         if batch_size is None:
             batch_size = [
                 getattr(self.train(index), "batch_size", None) if phase.samples else None
@@ -83,7 +82,7 @@ class Sources:
 
     def last_use(self, index: int) -> bool:
         """Tell whether no phase after ``index`` uses its data."""
-        return self._last[id(train_part(self._data[index]))] == index
+        return not any(self.same(index, later) for later in range(index + 1, len(self._data)))
 
     def is_made(self, index: int) -> bool:
         """Tell whether the data of a phase is a loader, or a function that was called already."""
@@ -135,7 +134,7 @@ class Sources:
         if plan is None or plan.phases[index].epochs is None:
             return
         planned, found = plan.steps_per_epoch[index], loader_length(made)
-        if found is None or planned is None or -(-found // self.accumulate) == planned:
+        if found is None or planned in (None, epoch_steps(found, self.accumulate)):
             return
         raise PhaseError(
             f"{plan.label(index)}: `data` made a loader of {found} batches, but the plan has "
