@@ -24,6 +24,7 @@ import re
 from typing import Any, NamedTuple
 
 import torch  # noqa: F401  (before the extension, as everywhere)
+from conv_core import requests
 from conv_cuda_shapes import PROBLEMS
 from conv_shapes import Problem
 
@@ -127,24 +128,7 @@ def floors(
 
 def plan(module: Any, problem: Problem, dtype: str, channels_last: bool, at: Any) -> Any:
     """Return a problem planned for a device."""
-    inputs, mid, out = problem.channels
-    pairs = []
-    for k in problem.kernels:
-        ends = ((1, k), (k, 1)) if problem.row_first else ((k, 1), (1, k))
-        pairs.append(
-            module.Pair(
-                input_shape=(problem.batch, inputs, problem.height, problem.width),
-                weight1_shape=(mid, inputs // problem.groups, *ends[0]),
-                weight2_shape=(out, mid // problem.groups, *ends[1]),
-                stride=(problem.stride,) * 2,
-                padding=(problem.dilation * (k // 2),) * 4,
-                dilation=(problem.dilation,) * 2,
-                groups=(problem.groups,) * 2,
-                activation=problem.activation,
-                dtype=dtype,
-                channels_last=channels_last,
-            )
-        )
+    pairs = [module.Pair(**request) for request in requests(problem, dtype, channels_last)]
     if problem.family == "strips":
         return module.PlannedStrips(pairs, True, at)
     return module.PlannedPair(pairs[0], at, dtype == "float32")

@@ -22,25 +22,26 @@ _BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n!\[[^\]]*\]\((docs/[^)]+)\))?", 
 
 
 class Block(NamedTuple):
-    """A Python block, the line at which it starts, and the picture below it ('' for none)."""
+    """A Python block, its page and the line at which it starts, and the picture below it, or ''."""
 
     code: str
+    page: str
     line: int
     picture: str
 
 
-def blocks(readme: Path = ROOT / "README.md") -> list[Block]:
-    """Return the Python blocks of the README in order."""
-    text = readme.read_text()
+def blocks(page: Path = ROOT / "README.md") -> list[Block]:
+    """Return the Python blocks of a page in order."""
+    text = page.read_text(encoding="utf-8")
     return [
-        Block(match[1], text[: match.start()].count("\n") + 2, match[2] or "")
+        Block(match[1], str(page), text[: match.start()].count("\n") + 2, match[2] or "")
         for match in _BLOCK.finditer(text)
     ]
 
 
 def run(block: Block, namespace: dict[str, Any]) -> None:
-    """Run a block in a namespace, with line numbers of the README in tracebacks."""
-    code = compile("\n" * (block.line - 1) + block.code, "README.md", "exec")
+    """Run a block in a namespace, with line numbers of its page in tracebacks."""
+    code = compile("\n" * (block.line - 1) + block.code, block.page, "exec")
     exec(code, namespace)
 
 

@@ -1,16 +1,10 @@
-"""The Python blocks of a Markdown file, and a way to run them as a reader would."""
+"""docs/pictures.py as a module, whose ``blocks`` and ``run`` are how a page's examples are run."""
 
-import re
+import importlib.util
+from pathlib import Path
 
-_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+ROOT = Path(__file__).resolve().parent.parent
 
-
-def run_blocks(path):
-    """Run a file's blocks in order in one namespace; return how many there are."""
-    text = path.read_text(encoding="utf-8")
-    namespace, count = {"__name__": "__main__"}, 0
-    for match in _BLOCK.finditer(text):
-        line = text[: match.start(1)].count("\n")
-        exec(compile("\n" * line + match[1], str(path), "exec"), namespace)
-        count += 1
-    return count
+_SPEC = importlib.util.spec_from_file_location("pictures", ROOT / "docs" / "pictures.py")
+pictures = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(pictures)

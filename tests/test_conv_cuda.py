@@ -1,10 +1,10 @@
 """The CUDA kernels through the real operators, on a real GPU.
 
     pytest -m cuda                                      # all of it; skipped where there is no GPU
-    compute-sanitizer --tool memcheck python -m pytest -m cuda -k "matches or gradients"
-    compute-sanitizer --tool racecheck python -m pytest -m cuda -k "matches or gradients"
-    compute-sanitizer --tool initcheck python -m pytest -m cuda -k "matches or gradients"
-    compute-sanitizer --tool synccheck python -m pytest -m cuda -k "matches or gradients"
+    compute-sanitizer --tool memcheck python -m pytest -m cuda -k "gradients or strips"
+    compute-sanitizer --tool racecheck python -m pytest -m cuda -k "gradients or strips"
+    compute-sanitizer --tool initcheck python -m pytest -m cuda -k "gradients or strips"
+    compute-sanitizer --tool synccheck python -m pytest -m cuda -k "gradients or strips"
 
 PYTORCH_NO_CUDA_MEMORY_CACHING=1 before the first of them gives each tensor its own allocation, so
 that memcheck sees its ends. The bodies run under the simulated GPU of tests/emulation as well.

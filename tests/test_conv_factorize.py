@@ -389,3 +389,25 @@ def test_wrong_models():
         factorize(3, IMAGES, rank=1)
     with pytest.raises(ValueError, match="`model` is itself a Conv2d: use FactorizedConv2d"):
         factorize(nn.Conv2d(3, 3, 3), IMAGES, rank=1)
+
+
+def test_measuring_draws_nothing_from_the_users_generator(model):
+    before = torch.get_rng_state()
+    factorize(model, smooth_images(1, seed=2), ratio=0.5)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_inputs_may_come_by_name():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 8, 5, padding=2), nn.BatchNorm2d(8)
+
+        def forward(self, x):
+            return self.norm(input=self.conv(input=x))
+
+    x = torch.randn(2, 3, 12, 12)
+    options = {"rank": 4, "calibration": x, "fold_batch_norm": True, "measure": False}
+    plan = factorize(Named().eval(), x, **options)
+    assert plan.ranks["conv"][1] == 4
+    assert plan.layers[0].norm == "norm"

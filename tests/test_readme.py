@@ -1,25 +1,14 @@
 """The README's Python blocks run, in order, and leave the pictures that it shows."""
 
-import importlib.util
 import re
-from pathlib import Path
 
-import pytest
+from doc_blocks import ROOT, pictures
 from matplotlib.figure import Figure
 
-ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 
 
-@pytest.fixture(scope="module")
-def pictures():
-    spec = importlib.util.spec_from_file_location("pictures", ROOT / "docs" / "pictures.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_blocks_run_and_draw(pictures, tmp_path, monkeypatch):
+def test_blocks_run_and_draw(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = pictures.blocks(README)
     assert len(found) >= 10
@@ -37,14 +26,14 @@ def test_every_picture_is_there():
     assert [name for name in shown if not (ROOT / name).is_file()] == []
 
 
-def test_first_example_is_short_and_stands_alone(pictures, capsys):
+def test_first_example_is_short_and_stands_alone(capsys):
     first = pictures.blocks(README)[0]
     assert len([line for line in first.code.splitlines() if line.strip()]) <= 12
     pictures.run(first, {})
     assert capsys.readouterr().out.strip()
 
 
-def test_picture_of_a_factorized_kernel(pictures):
+def test_picture_of_a_factorized_kernel():
     figure = pictures.draw_factorized(5)
     row, column, product = (axes.images[0].get_array() for axes in figure.axes[::2])
     assert (row.shape, column.shape, product.shape) == ((1, 5), (5, 1), (5, 5))

@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 Size = tuple[int, ...]
+Layout = tuple[Size, Size]  # shape and strides
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

@@ -1,12 +1,13 @@
 """Fused kernel or torch's convolutions: timed once for each problem, on the user's own GPU.
 
-Both sides run on random tensors of the problem's layouts, on a stream of their own, in turn, after
+Both sides run on made-up tensors of the problem's layouts, on a stream of their own, in turn, after
 calls to warm up; the time is that of calls one after the other, as a training loop makes them. The
 faster one serves from then on.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import threading
 from collections.abc import Callable, Sequence
@@ -16,9 +17,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from pyphase.conv.check import Layout
 from pyphase.conv.choice_file import read_choices, remove_choices, write_choice
 from pyphase.conv.cuda import allows_tf32, device_name
-from pyphase.conv.native import Kernels
+from pyphase.conv.native import Kernels, by_kind
 from pyphase.conv.torch_pair import (
     Steps,
     pair_backward,
@@ -33,7 +35,6 @@ __all__ += ["pair_contest", "strips_contest"]
 _WARM, _ROUNDS, _CALLS = 3, 5, 10
 _LONG = 5.0  # milliseconds: longer calls are timed one by one
 
-Layout = tuple[tuple[int, ...], tuple[int, ...]]
 Call = Callable[[], object]
 
 
@@ -143,7 +144,7 @@ def measured(problem: _Problem, kernels: Kernels, backward: bool) -> bool:
             if found is None:
                 try:
                     native, torchs = _race(contest, kernels, backward, problem.device)
-                except torch.OutOfMemoryError:
+                except torch.cuda.OutOfMemoryError:
                     return kernels.wins(backward)
                 backend = "native" if native < torchs else "torch"
                 found = _memory[key] = Choice(*key, backend, native, torchs)
@@ -222,9 +223,7 @@ def _sides(
     dtype = contest.dtype
 
     def make(layouts: Sequence[Layout]) -> list[Tensor]:
-        return [
-            torch.empty_strided(*layout, dtype=dtype, device=device).normal_() for layout in layouts
-        ]
+        return [_ramp(layout, dtype, device) for layout in layouts]
 
     tensors = make(contest.layouts)
     *given, y = tensors
@@ -243,13 +242,16 @@ def _sides(
     return native, lambda: contest.backward(y, *given)
 
 
+def _ramp(layout: Layout, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return numbers from -1 to 1: random ones would move the user's generator."""
+    values = torch.linspace(-1, 1, math.prod(layout[0]), dtype=dtype, device=device)
+    return torch.empty_strided(*layout, dtype=dtype, device=device).copy_(values.view(layout[0]))
+
+
 def _grouped(tensors: Sequence[Tensor], strips: int) -> tuple[int, list[Any]]:
     """Return the address of the first, and those of w1, w2, b1, b2: numbers, or a list of each."""
     x, *rest = [tensor.data_ptr() for tensor in tensors]
-    if not strips:
-        return x, list(rest)
-    half = 2 * strips
-    return x, [rest[:half:2], rest[1:half:2], rest[half::2], rest[half + 1 :: 2]]
+    return x, list(by_kind(rest)) if strips else rest
 
 
 def _interleave(sides: Sequence[Call]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ _AT_LEAST = 0.004  # seconds of a sample: a clock's ticks and a call's own cost 
 @torch.no_grad()
 def time_models(models: Sequence[nn.Module], inputs: Any) -> list[float]:
     """Return the median seconds of each model's forward pass with these inputs."""
-    return _in_turns([lambda model=model: call_model(model, inputs) for model in models])  # type: ignore[misc]
+    return _in_turns([functools.partial(call_model, model, inputs) for model in models])
 
 
 @torch.no_grad()
@@ -30,10 +31,11 @@ def time_layers(site: Site, layers: Sequence[nn.Module]) -> list[float]:
     """Return the median seconds of each layer in the site's place, all its calls together."""
     totals = [0.0] * len(layers)
     for call in site.calls:
-        x = torch.randn(call.shape, dtype=torch.float32, device=call.device).to(call.dtype)
+        generator = torch.Generator(call.device).manual_seed(0)  # the user's own draws nothing
+        x = torch.randn(call.shape, generator=generator, device=call.device).to(call.dtype)
         if call.channels_last:
             x = x.to(memory_format=torch.channels_last)
-        calls = [lambda layer=layer, x=x: layer(x) for layer in layers]
+        calls = [functools.partial(layer, x) for layer in layers]
         totals = [total + took for total, took in zip(totals, _in_turns(calls), strict=True)]
     return totals
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyphase.conv.native import Kernels
-from pyphase.conv.problem import Layout, PairProblem, StripsProblem, laid_out
+from pyphase.conv.check import Layout
+from pyphase.conv.native import Kernels, by_kind
+from pyphase.conv.problem import PairProblem, StripsProblem, laid_out
 from pyphase.conv.torch_pair import (
     pair_backward,
     pair_forward,
@@ -83,7 +84,7 @@ def compute_strips(
         (output,) = allocate(input, [problem.output])
         input = _dense(input, problem.format, native)
         rest = _contiguous((*weights, *biases), native)
-        addresses: Any = (*_four(_addresses(rest)), output.data_ptr())
+        addresses: Any = (*by_kind(_addresses(rest)), output.data_ptr())
         native.forward(input.data_ptr(), *addresses)
         return output
     args = (problem.pairs, input, weights, biases, problem.residual)
@@ -110,7 +111,12 @@ def compute_strips_backward(
     rest = _contiguous((*weights, *biases), native)
     wanted = [grad if needed else None for grad, needed in zip(results, mask, strict=True)]
     grad_input, *grads = _addresses(wanted)
-    given: Any = (*_four(_addresses(rest))[:3], grad_output.data_ptr(), grad_input, *_four(grads))
+    given: Any = (
+        *by_kind(_addresses(rest))[:3],
+        grad_output.data_ptr(),
+        grad_input,
+        *by_kind(grads),
+    )
     native.backward(input.data_ptr(), *given)
     return results
 
@@ -136,12 +142,6 @@ def allocate(
         else torch.empty(0, **options)
         for i, layout in enumerate(layouts)
     ]
-
-
-def _four(both: list[Any]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
-    """Split weight1, weight2, weight1, ..., bias1, bias2, bias1, ... into the four kinds."""
-    half = len(both) // 2
-    return both[:half:2], both[1:half:2], both[half::2], both[half + 1 :: 2]
 
 
 def _contiguous(tensors: Iterable[Tensor | None], native: Kernels) -> list[Tensor | None]:

@@ -134,10 +134,10 @@ def factorize(
         fold_norms(model, sites, norms)
     orders = ORDERS if order is None else (order,)
     layers = [_layer(site, orders, multiple) for site in sites if not site.reason]
-    gaining = [layer for layer in layers if any(layer.most(o) for o in layer.fits) or explicit]
     for layer in layers:
-        if layer not in gaining:
+        if not explicit and not any(layer.most(o) for o in layer.fits):
             layer.site.reason = layer.no_gain()
+    gaining = [layer for layer in layers if not layer.site.reason]
     if explicit is not None:
         _take(gaining, explicit)
     elif rule in ("rank", "ratio", "energy"):
@@ -243,15 +243,14 @@ def _plan(
     if evaluate is not None:
         scores = float(evaluate(dense)), float(evaluate(slim))
     saved = sum(row.macs[0] - row.macs[1] for row in rows)
-    params = tuple(sum(p.numel() for p in net.parameters()) for net in (dense, slim))
+    params = _numbers(dense), _numbers(slim)
     swaps = [
         Swap.of(model, layer.site, layer.pair(layer.choice)[0])
         for layer in chosen.values()
         if layer.choice is not None
     ]
     calibrated = any(site.moment is not None for site in sites)
-    both: Any = params
-    return FactorPlan(model, rows, swaps, (total, total - saved), both, ms, scores, calibrated)
+    return FactorPlan(model, rows, swaps, (total, total - saved), params, ms, scores, calibrated)
 
 
 def _row(site: Site, layer: Layer | None, measure: bool) -> LayerPlan:
@@ -262,7 +261,7 @@ def _row(site: Site, layer: Layer | None, measure: bool) -> LayerPlan:
         kind += f" /{conv.stride[0]}" if len(set(conv.stride)) == 1 else f" /{conv.stride}"
     shape = Shape.of(site) if site.calls else None
     macs = shape.macs if shape else 0
-    params = sum(p.numel() for p in conv.parameters(recurse=False))
+    params = _numbers(conv)
     if layer is None or layer.choice is None or shape is None:
         alone = (params, params), (macs, macs)
         return LayerPlan(site.name, kind, site.reason, "", 0, *alone, None, 0.0, "")
@@ -278,9 +277,13 @@ def _row(site: Site, layer: Layer | None, measure: bool) -> LayerPlan:
         reason="",
         order=choice.order,
         rank=choice.rank,
-        params=(params, sum(p.numel() for p in pair.parameters())),
+        params=(params, _numbers(pair)),
         macs=(macs, choice.rank * shape.macs_per_rank[choice.order]),
         ms=ms,
         error=error**0.5,
         norm=site.norm[0] if site.norm else "",
     )
+
+
+def _numbers(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

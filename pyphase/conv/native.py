@@ -10,7 +10,7 @@ import torch
 from pyphase import _core
 from pyphase.conv.cuda import CudaKernels, plan_pair, plan_strips
 
-__all__ = ["Kernels", "make_pair", "make_strips"]
+__all__ = ["Kernels", "by_kind", "make_pair", "make_strips"]
 
 Request = dict[str, Any]  # a pair, as the compiled modules want it stated
 
@@ -76,3 +76,9 @@ def make_strips(
 
 def _cuda_kernels(planned: Any, device: torch.device) -> Kernels | None:
     return None if planned is None else CudaKernels(planned, device)
+
+
+def by_kind(both: list[Any]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+    """Split weight1, weight2, weight1, ..., bias1, bias2, bias1, ... into the four kinds."""
+    half = len(both) // 2
+    return both[:half:2], both[1:half:2], both[half::2], both[half + 1 :: 2]

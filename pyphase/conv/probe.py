@@ -42,18 +42,27 @@ def probe(model: nn.Module, sites: Sequence[Site], inputs: Any) -> tuple[int, di
     watch = _Watch()
     for site in sites:
         conv = model.get_submodule(site.name)
-        conv.register_forward_hook(functools.partial(_record, site))
+        conv.register_forward_hook(functools.partial(_record, site), with_kwargs=True)
         conv.register_forward_hook(functools.partial(watch.made, site.name))
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.register_forward_pre_hook(functools.partial(watch.taken, name))
+            take = functools.partial(watch.taken, name)
+            module.register_forward_pre_hook(take, with_kwargs=True)
     with backend("torch"), FlopCounterMode(display=False) as counter, watch:
-        watch.returned(call_model(model, inputs))
+        watch.count(call_model(model, inputs))
     return counter.get_total_flops() // 2, watch.pairs()
 
 
-def _record(site: Site, conv: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-    (input,) = args
+def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Return what a convolution or a batch norm was called with."""
+    found: Tensor = args[0] if args else kwargs["input"]
+    return found
+
+
+def _record(
+    site: Site, conv: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+) -> None:
+    input = _input(args, kwargs)
     # Plain numbers only: an operation on the input would count as one that reads it.
     shape, strides = tuple(input.shape), input.stride()
     if input.ndim == 3:
@@ -78,20 +87,21 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._kept.append(output)
         self._calls[name] = self._calls.get(name, 0) + 1
 
-    def taken(self, norm: str, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._norm_inputs.setdefault(norm, []).append(self._makers.get(id(args[0]), ""))
+    def taken(
+        self, norm: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        maker = self._makers.get(id(_input(args, kwargs)), "")
+        self._norm_inputs.setdefault(norm, []).append(maker)
 
-    def returned(self, output: Any) -> None:
-        self._count(output)
-
-    def _count(self, tree: Any) -> None:
+    def count(self, tree: Any) -> None:
+        """Count each convolution's output in what an operation, or the caller, reads."""
         for leaf in tree_leaves(tree):
             name = self._makers.get(id(leaf))
             if name is not None:
                 self._reads[name] = self._reads.get(name, 0) + 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._count((args, kwargs))
+        self.count((args, kwargs))
         return func(*args, **(kwargs or {}))
 
     def pairs(self) -> dict[str, str]:
@@ -133,15 +143,18 @@ def collect_moments(model: nn.Module, sites: Sequence[Site], batches: Sequence[A
     model = copy.deepcopy(model).eval()
     counts = dict.fromkeys((site.name for site in sites), 0)
 
-    def add(site: Site, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        total, count = _moment(site.conv, args[0])
+    def add(
+        site: Site, conv: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> None:
+        height, width = output.shape[-2:]
+        total, count = _moment(site.conv, _input(args, kwargs), height * width)
         site.moment = total if site.moment is None else site.moment + total
         counts[site.name] += count
 
     for site in sites:
         if not site.reason:
             conv = model.get_submodule(site.name)
-            conv.register_forward_pre_hook(functools.partial(add, site))
+            conv.register_forward_hook(functools.partial(add, site), with_kwargs=True)
     for batch in batches:
         call_model(model, batch)
     for site in sites:
@@ -153,8 +166,11 @@ def collect_moments(model: nn.Module, sites: Sequence[Site], batches: Sequence[A
             site.moment = site.moment.cpu() / counts[site.name]
 
 
-def _moment(conv: nn.Conv2d, input: Tensor) -> tuple[Tensor, int]:
-    """Return the sum of q q^T over all patches q, (groups, d, d), and how many there were."""
+def _moment(conv: nn.Conv2d, input: Tensor, positions: int) -> tuple[Tensor, int]:
+    """Return the sum of q q^T over all patches q, (groups, d, d), and how many there were.
+
+    An image has as many patches as its output has ``positions``.
+    """
     input = (input if input.ndim == 4 else input.unsqueeze(0)).double()
     height, width = conv.kernel_size
     if conv.padding == "same":
@@ -167,20 +183,10 @@ def _moment(conv: nn.Conv2d, input: Tensor) -> tuple[Tensor, int]:
     size = conv.in_channels // conv.groups * height * width
     total = input.new_zeros(conv.groups, size, size)
     count = 0
-    per_image = conv.groups * size * _positions(input, conv)
+    per_image = conv.groups * size * positions
     for part in torch.split(input, max(1, _PATCHES_AT_ONCE // max(per_image, 1))):
         patches = nn.functional.unfold(part, (height, width), conv.dilation, 0, conv.stride)
         patches = patches.reshape(len(part), conv.groups, size, -1).permute(1, 2, 0, 3).flatten(2)
         total.baddbmm_(patches, patches.mT)
         count += patches.shape[-1]
     return total, count
-
-
-def _positions(padded: Tensor, conv: nn.Conv2d) -> int:
-    """Return the output positions of one image."""
-    positions = 1
-    for size, k, d, s in zip(
-        padded.shape[2:], conv.kernel_size, conv.dilation, conv.stride, strict=True
-    ):
-        positions *= (size - d * (k - 1) - 1) // s + 1
-    return positions

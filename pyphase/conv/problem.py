@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyphase.conv.backend import current_backend
 from pyphase.conv.check import (
+    Layout,
     Size,
     check_pair,
     check_strip,
@@ -36,7 +37,6 @@ __all__ = [
     "strips_problem",
 ]
 
-Layout = tuple[Size, Size]  # shape and strides
 
 _REMEMBERED = 4096  # a few kilobytes each; image sizes that never repeat must not pile up
 

@@ -7,10 +7,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pyphase.conv.decompose import Decomposition
 from pyphase.conv.sites import Site
 
-__all__ = ["ORDERS", "Choice", "Move", "Shape", "all_choices", "greedy", "hull"]
+__all__ = ["ORDERS", "Choice", "Move", "Shape", "greedy", "hull", "ladder"]
 
 ORDERS = ("row_col", "col_row")
 
@@ -30,41 +29,31 @@ class Choice(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What a layer's MACs and parameters follow from, by order."""
+    """What a layer's MACs follow from."""
 
     macs: int  # of the dense convolution, over all calls
-    params: int  # of its weight and bias
-    macs_per_rank: dict[str, int]
-    params_per_rank: dict[str, int]
-    bias: int  # parameters of the pair that no rank changes
+    macs_per_rank: dict[str, int]  # by order
 
     @classmethod
     def of(cls, site: Site) -> Shape:
         """Return the shape of a site that was called."""
         conv = site.dense
         out, into, height, width = conv.weight.shape
-        positions = {"dense": 0, "row_col": 0, "col_row": 0}
+        positions = 0
         weights = {"row_col": conv.groups * (into * width), "col_row": conv.groups * into * height}
         seconds = {"row_col": out * height, "col_row": out * width}
         per_rank = dict.fromkeys(ORDERS, 0)
         for call in site.calls:
             count, _, in_height, in_width = call.shape
             outputs = count * call.height * call.width
-            positions["dense"] += outputs
+            positions += outputs
             between = {
                 "row_col": count * in_height * call.width,
                 "col_row": count * call.height * in_width,
             }
             for order in ORDERS:
                 per_rank[order] += between[order] * weights[order] + outputs * seconds[order]
-        bias = 0 if conv.bias is None else out
-        return cls(
-            macs=positions["dense"] * conv.weight.numel(),
-            params=sum(p.numel() for p in site.conv.parameters(recurse=False)),
-            macs_per_rank=per_rank,
-            params_per_rank={order: weights[order] + seconds[order] for order in ORDERS},
-            bias=bias,
-        )
+        return cls(macs=positions * conv.weight.numel(), macs_per_rank=per_rank)
 
     def most(self, order: str, share: float = 1.0) -> int:
         """Return the highest rank with fewer MACs than the convolution, at most this share."""
@@ -124,17 +113,3 @@ def greedy(hulls: Sequence[Sequence[Choice]]) -> list[Move]:
 def _slope(before: Choice, after: Choice) -> float:
     saved = before.cost - after.cost
     return (after.loss - before.loss) / saved if saved > 0 else math.inf
-
-
-def all_choices(
-    shape: Shape,
-    fits: dict[str, Decomposition],
-    multiple: int,
-    steps: int,
-) -> list[Choice]:
-    """Return the pairs that cost fewer MACs than the convolution, in each order."""
-    return [
-        Choice(order, rank, rank * shape.macs_per_rank[order], fit.error(rank))
-        for order, fit in fits.items()
-        for rank in ladder(min(shape.most(order), fit.full_rank), multiple, steps)
-    ]

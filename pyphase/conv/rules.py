@@ -13,7 +13,7 @@ from torch import nn
 from pyphase.conv.clock import time_layers, time_models
 from pyphase.conv.decompose import Decomposition
 from pyphase.conv.layers import FactorizedConv2d, pair_like
-from pyphase.conv.ranks import Choice, Shape, all_choices, greedy, hull
+from pyphase.conv.ranks import Choice, Shape, greedy, hull, ladder
 from pyphase.conv.sites import Site
 
 __all__ = [
@@ -61,7 +61,11 @@ class Layer:
 
     def choices(self, steps: int) -> list[Choice]:
         """Return up to ``steps`` ranks per order that gain."""
-        return all_choices(self.shape, self.fits, self.multiple, steps)
+        return [
+            self.at(order, rank)
+            for order in self.fits
+            for rank in ladder(self.most(order), self.multiple, steps)
+        ]
 
     def pair(self, choice: Choice) -> tuple[FactorizedConv2d, float]:
         """Return the layer for a choice, and its relative squared error."""
@@ -155,12 +159,16 @@ class _Path:
 
     def save(self, wanted: float) -> float:
         """Go along the path until so much is saved, or to its end; return what is saved."""
-        for count in range(len(self.moves) + 1):
-            self.take(count)
+        self.take(0)
+        moved = []
+        for move in self.moves:
             if self.saved() >= wanted:
-                for move in reversed(self.moves[:count]):
-                    self._give_back(move.layer, wanted)
                 break
+            self.layers[move.layer].choice = move.choice
+            moved.append(move.layer)
+        if self.saved() >= wanted:
+            for index in reversed(moved):
+                self._give_back(index, wanted)
         return self.saved()
 
     def _give_back(self, index: int, wanted: float) -> None:
@@ -243,6 +251,7 @@ def _macs_path(layers: Sequence[Layer], calibrated: bool) -> _Path:
 def _untrained(layer: Layer, choice: Choice) -> FactorizedConv2d:
     """Return a pair of the choice's sizes to be timed."""
     pair = pair_like(layer.site.dense, choice.rank, choice.order)
+    generator = torch.Generator(pair.weight1.device).manual_seed(0)
     for weight in (pair.weight1, pair.weight2):
-        nn.init.normal_(weight)
+        nn.init.normal_(weight, generator=generator)
     return pair

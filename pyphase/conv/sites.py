@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyphase.errors import shown
 
-__all__ = ["Call", "Site", "find_sites"]
+__all__ = ["Call", "Site", "find_sites", "has_hooks"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -101,7 +101,7 @@ def _reason(conv: nn.Conv2d, grouped: bool, is_shared: bool) -> str:
         return f"grouped ({conv.groups}): `grouped` is False"
     if conv.padding_mode != "zeros":
         return f"pads with {conv.padding_mode!r}, not with zeros"
-    if any(getattr(conv, name) for name in _HOOKS):
+    if has_hooks(conv):
         return "has hooks, which would be lost"
     if is_shared:
         return "shares a parameter with another module"
@@ -110,3 +110,8 @@ def _reason(conv: nn.Conv2d, grouped: bool, is_shared: bool) -> str:
     if not conv.weight.isfinite().all() or not conv.weight.any():
         return "its weight is zero or not finite"
     return ""
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether anything looks on when the module itself is called."""
+    return any(getattr(module, name) for name in _HOOKS)

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from pyphase.conv import factorized_conv2d
+from pyphase.conv.sites import has_hooks
 from pyphase.errors import check_whole
 
-__all__ = ["BasicConv2d", "Branch", "Joined"]
+__all__ = ["BasicConv2d", "Branch", "Joined", "Two"]
 
 Two = int | tuple[int, int]
 
 _Norm = nn.BatchNorm2d | nn.SyncBatchNorm
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class BasicConv2d(nn.Module):
@@ -180,7 +180,7 @@ def _is_foldable(layer: nn.Module) -> TypeGuard[BasicConv2d]:
     is_own = type(conv).forward is nn.Conv2d.forward and conv.padding_mode == "zeros"
     if not (is_fixed and is_own and isinstance(relu, nn.ReLU)):
         return False
-    return not any(getattr(part, hooks) for part in (layer, conv, bn, relu) for hooks in _HOOKS)
+    return not any(has_hooks(part) for part in (layer, conv, bn, relu))
 
 
 def _options(first: nn.Conv2d, second: nn.Conv2d) -> dict[str, Any] | None:

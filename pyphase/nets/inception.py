@@ -5,11 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pyphase.errors import check_flags, check_number, check_whole
-from pyphase.nets.basic import BasicConv2d, Branch, Joined
+from pyphase.nets.basic import BasicConv2d, Branch, Joined, Two
 
 __all__ = ["Block8", "Block17", "Block35", "mixed_5b", "mixed_6a", "mixed_7a"]
-
-Two = int | tuple[int, int]
 
 
 def same(in_channels: int, out_channels: int, kernel_size: Two) -> BasicConv2d:
