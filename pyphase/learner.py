@@ -213,7 +213,8 @@ class Learner:
             loss = self._loss(batch)
             step = loop.position
             if loop.step(loss, closure=self._closure(batch)):
-                history.add_step(step, float(loss.detach()))
+                assert loop.loss is not None
+                history.add_step(step, loop.loss)
                 bar.advance(loop, history.losses[-1])
                 _call(callbacks, "on_step_end", self)
             if loop.stopped is not None:

@@ -139,6 +139,14 @@ class PhaseLoop:
         return self._stepper.accumulate
 
     @property
+    def loss(self) -> float | None:
+        """Mean loss of the batches of the last step, or of the one under way.
+
+        Each batch weighs the same, as its gradients do. None where :meth:`step` got no loss.
+        """
+        return self._stepper.loss
+
+    @property
     def updating(self) -> bool:
         """Whether an optimizer step is under way, or was cut off: weights may be half updated."""
         return self._stepper.updating
@@ -257,7 +265,8 @@ class PhaseLoop:
         has a gradient (with ``accumulate``: after the first batch of the step).
 
         Args:
-            loss: the batch's loss, a scalar; needed for ``stop_div``.
+            loss: the batch's loss, a scalar; needed for ``stop_div``, which looks at the mean of
+                the step's batches.
             closure: for optimizers that evaluate the loss several times in a step (LBFGS): a
                 function that zeroes the gradients, computes the loss of the same batch, calls its
                 ``backward()`` and returns it.
@@ -273,8 +282,9 @@ class PhaseLoop:
         if not self._has_batch:
             raise PhaseError("step() takes the step of a batch: call it once for each batch")
         self._stepper.check_closure(self.optimizer, closure)
+        self._stepper.add_loss(loss)
         if self._stop_div:
-            self._check_loss(loss)
+            self._check_loss()
             if self.stopped is not None:
                 self._undo_batch()
                 return False
@@ -293,13 +303,12 @@ class PhaseLoop:
     def _drop_batch(self, taken: int) -> None:
         self._has_batch, self._batch, self._stepper.taken = False, None, taken
 
-    def _check_loss(self, loss: Any) -> None:
-        if loss is None:
+    def _check_loss(self) -> None:
+        if self.loss is None:
             raise PhaseError("`stop_div` needs the loss: step(loss)")
-        value = loss.detach() if isinstance(loss, torch.Tensor) else loss
-        self.stopped = self.check(mean_of_ranks(float(value)))
-        if self.stopped is not None:
-            self.stopped = f"stopped before step {self.position}: {self.stopped}"
+        reason = self.check(mean_of_ranks(self.loss)) if self.completes_step else None
+        if reason is not None:
+            self.stopped = f"stopped before step {self.position}: {reason}"
 
     def _undo_batch(self) -> None:
         """Drop what the diverging batch has done: gradients, and the buffers of its forward."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -44,6 +45,25 @@ class Stepper:
         self.taken = 0
         self.updating = False
         self._backs = False  # whether the backward passes of this step's batches are ours
+        self._losses: list[Any] = []
+
+    @property
+    def loss(self) -> float | None:
+        """Mean loss of the batches of the last step, or of the one under way; None without one.
+
+        Each batch weighs the same, as its gradients do.
+        """
+        if not self._losses or any(loss is None for loss in self._losses):
+            return None
+        return sum(float(loss) for loss in self._losses) / len(self._losses)
+
+    def add_loss(self, loss: Any) -> None:
+        """Take the loss of a batch; its value is read when it is asked for."""
+        is_number = isinstance(loss, Real) or (isinstance(loss, torch.Tensor) and loss.numel() == 1)
+        if loss is not None and not is_number:
+            raise TypeError(f"`loss` must be a scalar, got {shown(loss)}")
+        value = loss.detach() if isinstance(loss, torch.Tensor) else loss
+        self._losses[self.taken :] = [value]
 
     def check_closure(self, optimizer: Optimizer, closure: Any) -> None:
         """Raise what is wrong with the closure of a step, or with its absence."""
