@@ -108,7 +108,7 @@ class PhaseCallback(Callback):
 
     def configure(self, module: LightningModule) -> Optimizer:
         """Begin the run; return the optimizer of its first step, or of the step it goes on at."""
-        trainer = module.trainer
+        trainer: Any = module.trainer
         if any(isinstance(part, GradientAccumulationScheduler) for part in trainer.callbacks):
             raise PhaseError(
                 "a GradientAccumulationScheduler changes the batches per step in mid-plan: say "
