@@ -14,7 +14,7 @@ from pyphase.apply.scheduler import skipped_inside
 from pyphase.apply.state import set_rng_state
 from pyphase.errors import PhaseError
 from pyphase.phase import TrainingPhase
-from pyphase.plan import Plan
+from pyphase.plan import Plan, check_phases
 
 __all__ = ["PhaseCallback"]
 
@@ -90,6 +90,8 @@ class PhaseCallback(Callback):
             raise TypeError(
                 f"`arguments` must be of {sorted(_ARGUMENTS)}, got {sorted(unknown)}{hints}"
             )
+        if not isinstance(phases, Plan):
+            check_phases(phases)
         self.loader = PhaseLoader(self)
         self._phases, self._data, self._arguments = phases, data, arguments
         self._loop: PhaseLoop | None = None

@@ -204,3 +204,5 @@ def test_what_it_refuses():
         PhaseCallback([TrainingPhase(1)], loader(), clip_grad_norm=1.0)
     with pytest.raises(TypeError, match=r"got \['speed'\]$"):
         PhaseCallback([TrainingPhase(1)], loader(), speed=1)
+    with pytest.raises(TypeError, match="`phases` must be a sequence of TrainingPhase"):
+        PhaseCallback(None)

@@ -148,8 +148,11 @@ class PhaseLoop:
 
     @property
     def updating(self) -> bool:
-        """Whether an optimizer step is under way, or was cut off: weights may be half updated."""
-        return self._stepper.updating
+        """Whether an optimizer step is under way, or it or a phase's start was cut off.
+
+        The model may be half updated then: there is no state to save.
+        """
+        return self._stepper.updating or self._optimizers.cut_off
 
     @property
     def phase_index(self) -> int:
@@ -326,7 +329,7 @@ class PhaseLoop:
         next step.
 
         Raises:
-            PhaseError: the optimizer's step was cut off half way.
+            PhaseError: the optimizer's step, or the start of a phase, was cut off half way.
         """
         return read_state(self, self._before if self.pending else None)
 

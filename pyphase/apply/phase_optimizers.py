@@ -28,6 +28,7 @@ class PhaseOptimizers:
 
     Attributes:
         optimizer: the optimizer in use.
+        cut_off: whether the start of a phase was cut off: the model may be half changed.
 
     Raises:
         PhaseError: the plan doesn't fit the optimizers or the model.
@@ -40,6 +41,8 @@ class PhaseOptimizers:
         collect: Callable[[], list[list[torch.nn.Parameter]]],
     ) -> None:
         self.plan, self._given, self._collect = plan, given, collect
+        self.cut_off = False
+        self._params: list[list[torch.nn.Parameter]] = []  # before the model was last changed
         if given is not None and plan.opt_fns[0] is not None:
             raise PhaseError(
                 "`optimizer` serves the phases before the first `opt_fn`: there is none"
@@ -56,10 +59,19 @@ class PhaseOptimizers:
 
     def enter(self, index: int, grow: Callable[[], Any] | None) -> None:
         """Start phase ``index``: let the model grow, change the optimizer, set the first values."""
-        if grow is not None:
-            params = self._collect()
-            grow()
-            follow_model(self.optimizer, params, self._collect())
+        try:
+            if grow is not None:
+                if not self.cut_off:
+                    self._params = self._collect()
+                grow()
+                follow_model(self.optimizer, self._params, self._collect())
+            self._start(index)
+        except BaseException:
+            self.cut_off = True
+            raise
+        self.cut_off = False
+
+    def _start(self, index: int) -> None:
         before, opt_before = self._groups, self.optimizer
         if self._changes(index):
             set_mode(opt_before, training=False)
