@@ -7,7 +7,7 @@
 // planes where they fit.
 // Memory: x once with the halos of the tiles; y once. Each product reads two floats of shared
 // memory: this kernel is for coverage, and for small planes.
-// Who wins it: nobody has timed it on a GPU.
+// Who wins it: not known. Executed functionally as PTX on a CPU interpreter; never run on a GPU.
 #pragma once
 
 #include "depthwise_tile.cuh"

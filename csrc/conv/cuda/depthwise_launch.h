@@ -20,6 +20,7 @@ enum MarchChoice {
   kPitch,
   kVectors,
   kActive,
+  kImages,
   kSizes
 };  // kSizes: the largest kernel; of a sum of three, negative
 enum GeneralChoice {
