@@ -16,8 +16,6 @@
 // take 4 + 2 kNj loads of 16 bytes for 32 kNj multiply-adds.
 #pragma once
 
-#include <cmath>
-
 #include "dense_args.h"
 #include "depthwise_common.cuh"
 #include "ptx.cuh"
@@ -119,7 +117,7 @@ __device__ __forceinline__ void dense_step(DenseSums<kNj> &acc, const char *cons
   }
 }
 
-// The pass. stage(chunk, buffer) starts to copy a chunk of the input into its buffer, or does
+// The pass. stage(chunk) starts to copy a chunk of the input into its buffer, or does
 // nothing; address(i, chunk, tap) is the lane's i-th pixel in shared memory. Begins with a barrier:
 // what the block wrote to shared memory before is seen, what it still reads is not overwritten.
 template <class T, bool kFma, int kNj, class Stage, class Address>

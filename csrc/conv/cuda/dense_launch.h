@@ -44,7 +44,8 @@ DenseMath dense_math(Scalar scalar, bool tf32);
 int dense_itemsize(DenseMath math);
 DenseShape dense_shape(const Pair &pair, DenseMath math);
 
-// Tiles of the least cost by the counts of dense_cost; no grid where the shared memory holds none.
+// Tiles of the least cost by the counts of `Cost` in dense_tiles.cpp; no grid where the shared
+// memory holds none.
 Launch dense_pair_launch(const DenseShape &shape, const Device &device);
 Launch dense_pack_launch(const DenseWeights &weights, int itemsize);
 

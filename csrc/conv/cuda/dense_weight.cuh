@@ -8,7 +8,7 @@
 // are transposed by ldmatrix, floats are read one by one, rows 8 banks apart.
 //
 // The taps' blocks read the same pixels, from L2: 128 channels a pixel for 4096 multiply-adds, 16
-// of 16 bits for each byte, 4 for each byte in float32, where FMA takes 6 loads from shared memory
+// of 16 bits for each byte, 8 for each byte in float32, where FMA takes 6 loads from shared memory
 // for 16 multiply-adds a lane.
 #pragma once
 

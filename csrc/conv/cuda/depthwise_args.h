@@ -158,6 +158,7 @@ struct SumArgs {
 // The shared memory of depthwise_march, in floats, for the kernel and its plan.
 
 constexpr int kMarchThreads = 256;
+constexpr int kGeneralThreads = 256;
 constexpr int kLanePlanes = 16;  // channels of a block in NHWC: a sector of 16-bit values
 
 constexpr PYPHASE_BOTH int round_to(int value, int to) { return (value + to - 1) / to * to; }
@@ -180,8 +181,5 @@ constexpr PYPHASE_BOTH int march_buffer(bool last, int most, int planes, int gro
   return last ? round_to(4 * (groups - 1) + march_window(true, most), 2) * kLanePlanes
               : planes * pitch;
 }
-
-// Kernel sizes that depthwise_march is compiled for: pairs, and one sum of three.
-#define PYPHASE_MARCH_SIZES(X) X(3) X(5) X(7) X(11) X(19) X(21) X(21, 11, 7)
 
 }  // namespace pyphase::conv::cuda

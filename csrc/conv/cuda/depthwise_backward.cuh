@@ -314,7 +314,7 @@ class Gradient {
 };
 
 template <class T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(kGeneralThreads)
     depthwise_gradient(const __grid_constant__ GeneralArgs args) {
   PYPHASE_SHARED(float, shared);
   Gradient<T>(args, shared).run();
@@ -322,7 +322,8 @@ __global__ void __launch_bounds__(256)
 
 // One thread for each sum, over the slices in their order.
 template <class T>
-__global__ void __launch_bounds__(256) depthwise_sum(const __grid_constant__ SumArgs args) {
+__global__ void __launch_bounds__(kGeneralThreads)
+    depthwise_sum(const __grid_constant__ SumArgs args) {
   const int index = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (index >= args.channels * args.taps) {
     return;

@@ -15,7 +15,8 @@
 namespace pyphase::conv::cuda {
 
 template <class T>
-__global__ void __launch_bounds__(256) depthwise_general(const __grid_constant__ GeneralArgs a) {
+__global__ void __launch_bounds__(kGeneralThreads)
+    depthwise_general(const __grid_constant__ GeneralArgs a) {
   PYPHASE_SHARED(float, shared);
   const GeneralBlock block(a);
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);

@@ -1,4 +1,5 @@
-// Launch choices of the depthwise kernels.
+// Launch choices of the depthwise kernels. Longer than other files: both passes share what is
+// served, the arguments and the small helpers.
 #include <algorithm>
 #include <limits>
 
@@ -127,7 +128,7 @@ Launch march_launch(const Strips &strips, int sizes, const Device &device) {
                 2 * march_buffer(last, most, planes, groups, pitch));
   };
   // Half blocks where the registers hold only one whole one: three of them fit at K = 11.
-  const int threads = most <= 7 ? kMarchThreads : std::max(kMarchThreads / 2, groups);
+  const int threads = most <= 7 ? kMarchThreads : kMarchThreads / 2;
   int planes = last ? kLanePlanes : std::min(threads / groups, channels);
   const auto blocks = [&](int p) { return pair.batch * divide_up(channels, p) * tiles; };
   while (
