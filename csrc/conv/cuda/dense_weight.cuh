@@ -140,7 +140,11 @@ __global__ void __launch_bounds__(kDenseThreads, 2) dense_weight(const DenseWeig
     start_copy(step);
   }
   for (int step = 0; step < steps; ++step) {
-    wait_copies<kDenseStages - 2 + (PYPHASE_MUTANT == 26)>();
+    if (PYPHASE_MUTANT == 26) {
+      wait_copies<kDenseStages - 1>();
+    } else {
+      wait_copies<kDenseStages - 2>();
+    }
     if (PYPHASE_MUTANT != 27) {
       __syncthreads();
     }
