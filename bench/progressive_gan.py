@@ -39,6 +39,7 @@ WIDTHS = (64, 32, 16, 8)  # channels at 4, 8, 16 and 32 pixels
 LATENT = 64
 BATCH = 16
 STEPS = ((0, 600), (400, 600), (600, 1000), (800, 3400))  # of each stage: to fade in, to go on
+QUICK_STEPS = ((0, 3), (3, 3), (3, 3), (3, 3))
 LR = 1e-3
 EMA = 0.998  # decay a step of the generator's average: half of it is from the last 350 steps
 PENALTY, DRIFT = 10.0, 1e-3  # weights of the gradient penalty, and of the squared real scores
@@ -222,21 +223,14 @@ class Run:
         self.checkpoint = out / "checkpoint.pt"
         self.rows: list[dict[str, Any]] = []
         self.wall = self.cpu = 0.0
-        self.quick = settings["quick"]
-        steps = STEPS
-        if self.quick:
-            steps = tuple((3 if fade else 0, 3) for fade, _ in STEPS)
-        train, self.held_out = load_images(None, seed=0)
+        seed, quick = settings["seed"], settings["quick"]
         saved = self._read()
-        self.judge = Judge(
-            train,
-            self.held_out,
-            out / "classifier.pt",
-            epochs=1 if self.quick else 6,
-            seed=settings["seed"],
-        )
-        torch.manual_seed(settings["seed"])
-        self.gan = ProgressiveGAN(train, steps, settings["conv"])
+        train, self.held_out = load_images(None, seed=0)
+        if quick:
+            train, self.held_out = (part.split(0.9, seed=0)[0] for part in (train, self.held_out))
+        self.judge = Judge(train, self.held_out, out / "classifier.pt", epochs=6, seed=seed)
+        torch.manual_seed(seed)
+        self.gan = ProgressiveGAN(train, QUICK_STEPS if quick else STEPS, settings["conv"])
         if saved is not None:
             self.gan.load_state_dict(saved["gan"])
             self.rows, self.wall, self.cpu = saved["rows"], saved["wall"], saved["cpu"]
@@ -276,12 +270,13 @@ class Run:
                         return False
                 if self.gan.position == end and len(self.rows) < SIZES.index(size) + 1:
                     self.rows.append(self.measure(size))
-                    print(self.rows[-1], flush=True)
                     self.save()
+                    print(row_text(self.rows[-1]), flush=True)
         return True
 
     def measure(self, size: int) -> dict[str, Any]:
         """Judge as many samples as digits are held out, with their labels; draw a grid."""
+        labels = self.held_out.labels
         grid = self.gan.sample(torch.arange(CLASSES).repeat(ROWS), seed=1)
         draw_grid(grid, self.out / f"samples_{size:02}.png")
         return {
@@ -289,7 +284,7 @@ class Run:
             "steps": self.gan.position,
             "wall": self.wall,
             "cpu": self.cpu,
-            "samples": self.judge(self.gan.sample(self.held_out.labels, seed=2), self.held_out.labels),
+            "samples": self.judge(self.gan.sample(labels, seed=2), labels),
             "real": self.judge.of_real(size),
         }
 
@@ -299,23 +294,25 @@ class Run:
         results = {"machine": machine(), "settings": self.settings, "stages": self.rows}
         results |= {"held_out": held_out}
         (self.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-        lines = [
-            machine(),
-            f"{self.settings['conv']} convolutions, seed {self.settings['seed']}; the classifier "
-            f"reads {held_out['accuracy']:.1%} of held-out digits",
-            "",
-            "                        generated digits                 real ones of that size",
-            "stage   steps  minutes  accuracy  confidence  Frechet    accuracy      Frechet",
-        ]
-        for row in self.rows:
-            made, real = row["samples"], row["real"]
-            lines.append(
-                f"{row['size']:2} px  {row['steps']:6}  {row['wall'] / 60:7.1f}  "
-                f"{made['accuracy']:8.1%}  {made['confidence']:10.3f}  {made['frechet']:7.2f}    "
-                f"{real['accuracy']:8.1%}  {real['frechet']:11.2f}"
-            )
-        lines.append(f"{self.wall / 60:.1f} minutes, {self.cpu / 60:.1f} of one core")
-        return "\n".join(lines)
+        title = f"{self.settings['conv']} convolutions, seed {self.settings['seed']}"
+        classifier = f"the classifier reads {held_out['accuracy']:.1%} of held-out digits"
+        total = f"training took {self.wall / 60:.1f} minutes, {self.cpu / 60:.1f} of a core"
+        rows = map(row_text, self.rows)
+        return "\n".join(["", machine(), f"{title}; {classifier}", "", HEADER, *rows, total])
+
+
+HEADER = """\
+                   core-  generated digits                real ones of that size
+stage       steps  min    accuracy  confidence  Frechet   accuracy  Frechet"""
+
+
+def row_text(row: dict[str, Any]) -> str:
+    made, real = row["samples"], row["real"]
+    return (
+        f"{row['size']:2} px  {row['steps']:9}  {row['cpu'] / 60:5.2f}  {made['accuracy']:8.1%}  "
+        f"{made['confidence']:10.3f}  {made['frechet']:7.2f}  {real['accuracy']:9.1%}  "
+        f"{real['frechet']:7.2f}"
+    )
 
 
 def draw_grid(images: Tensor, path: Path) -> None:
