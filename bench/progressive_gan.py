@@ -43,6 +43,7 @@ QUICK_STEPS = ((0, 3), (3, 3), (3, 3), (3, 3))
 LR = 1e-3
 EMA = 0.998  # decay a step of the generator's average: half of it is from the last 350 steps
 PENALTY, DRIFT = 10.0, 1e-3  # weights of the gradient penalty, and of the squared real scores
+KIND = "progressive GAN 1"  # of a checkpoint
 ROWS = 8  # of a grid of samples; one column for each class
 
 
@@ -245,6 +246,8 @@ class Run:
         if not self.checkpoint.exists():
             return None
         state = load_checkpoint(self.checkpoint)
+        if state["pyphase"] != KIND:
+            raise PhaseError(f"{self.checkpoint} is not a checkpoint of a progressive GAN")
         if state.get("settings") != self.settings:
             raise PhaseError(
                 f"{self.out} holds a run with {state.get('settings')}, not {self.settings}: "
@@ -254,7 +257,7 @@ class Run:
 
     def save(self) -> None:
         state = {"settings": self.settings, "rows": self.rows, "wall": self.wall, "cpu": self.cpu}
-        state |= {"pyphase": "progressive GAN 1", "gan": self.gan.state_dict()}
+        state |= {"pyphase": KIND, "gan": self.gan.state_dict()}
         save_checkpoint(self.checkpoint, state)
 
     def go(self) -> bool:
@@ -325,6 +328,13 @@ def draw_grid(images: Tensor, path: Path) -> None:
     image_file.imsave(path, np.asarray((grid + 1) / 2), cmap="gray", vmin=0, vmax=1)
 
 
+def draw_stages(folder: Path, path: Path, rows: int = 2) -> None:
+    """Join the first rows of each stage's grid, which have the same latents, in one picture."""
+    grids = [image_file.imread(folder / f"samples_{size:02}.png") for size in SIZES]
+    height = grids[0].shape[0] // ROWS
+    image_file.imsave(path, np.concatenate([grid[: rows * height] for grid in grids]))
+
+
 def whole(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -339,21 +349,27 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=whole, default=1, help="other numbers may change bits")
     parser.add_argument("--every", type=whole, default=100, help="steps between checkpoints")
+    parser.add_argument("--picture", type=Path, help="file for samples of all stages in one")
     parser.add_argument("--quick", action="store_true", help="seconds; too short to mean anything")
     args = parser.parse_args()
     if args.out.exists() and not args.out.is_dir():
         parser.error(f"argument --out: {args.out} is not a folder")
-    args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     settings = {"seed": args.seed, "conv": args.conv, "quick": args.quick}
     try:
+        args.out.mkdir(parents=True, exist_ok=True)
         run = Run(args.out, settings, args.every)
-    except PhaseError as error:
+        done = run.go()
+    except (PhaseError, OSError) as error:
         parser.error(str(error))
-    if not run.go():
-        print(f"interrupted after step {run.gan.position} of {run.total}; the same command goes on")
+    except KeyboardInterrupt:
+        done = False
+    if not done:
+        print("interrupted; the same command goes on from the last checkpoint")
         return 130
     print(run.report())
+    if args.picture is not None:
+        draw_stages(args.out, args.picture)
     return 0
 
 

@@ -158,16 +158,16 @@ def test_phases_switch_sizes_fade_in_and_reach_both_networks(gan, few):
     same(list(run.average.state_dict()), list(run.generator.state_dict()))
 
 
-@pytest.mark.parametrize("kind", ["dense", "factorized"])
-def test_saved_at_any_step_it_ends_bit_for_bit(gan, few, kind, tmp_path):
-    whole, states = start(gan, few, kind), {}
+def test_saved_at_any_step_it_ends_bit_for_bit(gan, few, tmp_path):
+    """In a fade, at a border, and in a second fade; the other test has dense convolutions."""
+    whole, states = start(gan, few, "factorized"), {}
     for position in whole.train(10):
-        if position in (3, 5, 8):
+        if position in (3, 6, 7):
             states[position] = tmp_path / f"{position}.pt"
             torch.save(whole.state_dict(), states[position])
     for position, file in states.items():
         torch.manual_seed(99)
-        other = gan.ProgressiveGAN(few, STEPS, kind)
+        other = gan.ProgressiveGAN(few, STEPS, "factorized")
         other.load_state_dict(torch.load(file, weights_only=True))
         assert other.position == position
         assert list(other.train(10)) == list(range(position + 1, 11))
@@ -228,6 +228,9 @@ def test_interrupted_and_killed_it_ends_bit_for_bit(gan, tmp_path, monkeypatch, 
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     with pytest.raises(PhaseError, match="give `--out` another folder"):
         gan.Run(tmp_path / "cut", SETTINGS | {"seed": 1}, every=5)
+    torch.save({"pyphase": "model 1"}, file)
+    with pytest.raises(PhaseError, match="not a checkpoint of a progressive GAN"):
+        gan.Run(tmp_path / "cut", SETTINGS, every=5)
 
 
 @pytest.mark.parametrize(
