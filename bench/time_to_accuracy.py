@@ -26,7 +26,7 @@ import torch.distributed as dist
 from timing import keep_freed_memory, machine
 from tta_compare import compare, tune
 from tta_configs import CONFIGS
-from tta_data import open_source
+from tta_data import Source, open_source
 from tta_nets import NETWORKS
 from tta_plans import FOLDER, RECIPES, bind, norm_groups
 from tta_report import draw, sweep_table, table
@@ -117,56 +117,67 @@ def begin_processes() -> str:
 
 
 def run_all(args: argparse.Namespace, device: str) -> None:
+    plan = read_plan(args.plan) if args.plan else None
+    names = chosen_configs(args.only)
+    choices = {} if args.plan or args.tune else read_choices(args.choices)
     source = open_source(args.data, workers=args.workers, size=args.size)
+    if args.top >= len(source.classes):
+        raise PhaseError(f"--top (={args.top}) must be below the {len(source.classes)} classes")
     autocast = TYPES[args.autocast or ("bfloat16" if device != "cpu" else "none")]
-    setting = Setting(
-        args.target, top_accuracy(args.top), autocast, args.accumulate, device,
-        progress=bool(args.plan) and sys.stderr.isatty(),
-    )  # fmt: skip
-    count, held_out = source.counts
-    top = "" if args.top == 1 else f"top-{args.top} "
-    facts = [
-        f"{machine()}" + ("" if device == "cpu" else f"; {torch.cuda.get_device_name()}"),
-        f"{source.name}: {count} images to train on, {held_out} held out; {world_size()} process"
-        f"{'es' * (world_size() > 1)}; target {args.target:.4g} {top}accuracy",
-        f"load average {os.getloadavg()[0]:.1f} at the start",
-    ]
+    progress = plan is not None and sys.stderr.isatty()
+    metric = top_accuracy(args.top)
+    setting = Setting(args.target, metric, autocast, args.accumulate, device, progress)
+    facts = facts_of(args, source, device)
     say("\n".join(facts))
     began = time.perf_counter()
-    if args.plan:
-        plan, runs = run_plan(args, setting, source)
-        say(f"\n{plan}\n\n{plan_lines(runs)}")
-        record: dict[str, Any] = {"plan": json.loads(plan.to_json()), "runs": runs}
-        pictured = {Path(args.plan).stem: runs}
-    elif args.tune:
-        runs_of, chosen = tune(setting, source, chosen_configs(args), args.batch, quick=args.quick)
-        say(f"\n{sweep_table(runs_of, chosen)}")
+    if args.tune:
+        swept, chosen = tune(setting, source, names, args.batch, quick=args.quick)
+        say(f"\n{sweep_table(swept, chosen)}")
         if rank() == 0:
             write_choices(args.choices, chosen)
         return
+    if plan is not None:
+        runs = {Path(args.plan).stem: run_plan(args, plan, setting, source)}
+        text = f"{plan}\n\n{plan_lines(next(iter(runs.values())))}"
+        record: dict[str, Any] = {"plan": json.loads(plan.to_json())}
     else:
-        pictured, choices = compare(
-            setting, source, chosen_configs(args), args.batch,
-            seeds=args.seeds, choices=read_choices(args.choices), quick=args.quick,
-        )  # fmt: skip
-        say(f"\n{table(pictured, choices)}")
-        record = {
-            "choices": {name: choice._asdict() for name, choice in choices.items()},
-            "runs": [run for own in pictured.values() for run in own],
-        }
-    facts[2] += f", {os.getloadavg()[0]:.1f} at the end; {time.perf_counter() - began:.0f} s in all"
-    say(f"\n{facts[2]}")
+        options = {"seeds": args.seeds, "choices": choices, "quick": args.quick}
+        runs, used = compare(setting, source, names, args.batch, **options)
+        text = table(runs, used)
+        record = {"choices": {name: choice._asdict() for name, choice in used.items()}}
+    facts[-1] += (
+        f", {os.getloadavg()[0]:.1f} at the end; {time.perf_counter() - began:.0f} s in all"
+    )
+    say(f"\n{text}\n\n{facts[-1]}")
     if rank() == 0:
-        write(args, record | {"facts": facts}, pictured, facts)
+        record |= {"facts": facts, "runs": [run.record() for own in runs.values() for run in own]}
+        write(args, record, runs)
 
 
-def run_plan(args: argparse.Namespace, setting: Setting, source: Any) -> tuple[Plan, list[Run]]:
-    """Train by a plan file, once a seed."""
-    path = FOLDER / f"{args.plan}.json" if args.plan in RECIPES else Path(args.plan)
+def facts_of(args: argparse.Namespace, source: Source, device: str) -> list[str]:
+    """Return what stands beside the numbers, in lines."""
+    count, held_out = source.counts
+    top = "" if args.top == 1 else f"top-{args.top} "
+    processes = "1 process" if world_size() == 1 else f"{world_size()} processes"
+    gpu = "" if device == "cpu" else f"; {torch.cuda.get_device_name()}"
+    return [
+        machine() + gpu,
+        f"{source.name}: {count} images to train on, {held_out} held out; {processes}; "
+        f"target {args.target:.4g} {top}accuracy",
+        f"load average {os.getloadavg()[0]:.1f} at the start",
+    ]
+
+
+def read_plan(given: str) -> Plan:
+    path = FOLDER / f"{given}.json" if given in RECIPES else Path(given)
     try:
-        plan = Plan.from_json(path.read_text())
+        return Plan.from_json(path.read_text())
     except OSError as error:
         raise PhaseError(f"--plan: {error}") from None
+
+
+def run_plan(args: argparse.Namespace, plan: Plan, setting: Setting, source: Source) -> list[Run]:
+    """Train by a plan, once a seed."""
     phases = bind(plan, source, accumulate=args.accumulate, pixels=1 / 8 if args.quick else 1.0)
     runs = []
     for seed in range(args.seeds):
@@ -176,7 +187,7 @@ def run_plan(args: argparse.Namespace, setting: Setting, source: Any) -> tuple[P
         runs.append(Run(str(args.plan), seed, args.target))
         groups = norm_groups(model) if plan.groups == 2 else None
         fit_phases(runs[-1], setting, model, phases, phases[0].data, groups=groups)
-    return plan, runs
+    return runs
 
 
 def plan_lines(runs: list[Run]) -> str:
@@ -193,11 +204,11 @@ def plan_lines(runs: list[Run]) -> str:
     return "\n".join(lines)
 
 
-def chosen_configs(args: argparse.Namespace) -> list[str]:
-    parts = [part for part in args.only.split(",") if part]
+def chosen_configs(only: str) -> list[str]:
+    parts = [part for part in only.split(",") if part]
     found = [name for name in CONFIGS if not parts or any(part in name for part in parts)]
     if not found:
-        raise PhaseError(f"--only (={args.only}): no config is called so; there are {[*CONFIGS]}")
+        raise PhaseError(f"--only (={only}): no config is called so; there are {[*CONFIGS]}")
     return found
 
 
@@ -215,15 +226,12 @@ def write_choices(path: Path, chosen: dict[str, Any]) -> None:
     path.write_text(json.dumps(kept, indent=1) + "\n")
 
 
-def write(
-    args: argparse.Namespace, record: dict[str, Any], runs: dict[str, list[Run]], facts: list[str]
-) -> None:
+def write(args: argparse.Namespace, record: dict[str, Any], runs: dict[str, list[Run]]) -> None:
     if args.json is not None:
-        record["runs"] = [run.record() for run in record["runs"]]
         args.json.write_text(json.dumps(record, indent=1))
     if args.picture is not None:
-        title = f"Time to {args.target:.4g} accuracy on held-out images, {len(runs)} x {args.seeds} runs"
-        draw(runs, str(args.picture), title, "\n".join(facts))
+        title = f"Time to {args.target:.4g} accuracy on held-out images, {args.seeds} runs each"
+        draw(runs, str(args.picture), title, "\n".join(record["facts"]))
 
 
 def say(text: str) -> None:

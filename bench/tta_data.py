@@ -150,7 +150,8 @@ def loaders(
     """Return the loaders of this process.
 
     Args:
-        train, valid: the data sets.
+        train: images to train on.
+        valid: held-out images.
         batch_size: images of a batch of this process.
         order: of the held-out images; None is their own.
         workers: processes that load, for each of the two.
@@ -172,9 +173,10 @@ def loaders(
 
 def shares(order: Sequence[int], batch_size: int) -> list[list[int]]:
     """Return batches of nearly one size, as many for each process, each image in one of them."""
-    count = world_size() * math.ceil(len(order) / (world_size() * batch_size))
-    if len(order) < count:
-        raise PhaseError(f"there are fewer held-out images ({len(order)}) than processes ({count})")
+    processes = world_size()
+    if len(order) < processes:
+        raise PhaseError(f"{processes} processes can't share {len(order)} held-out images")
+    count = processes * math.ceil(len(order) / (processes * batch_size))
     return [batch.tolist() for batch in np.array_split(np.asarray(order), count)]
 
 

@@ -17,7 +17,6 @@ import torch
 from torch.utils.data import Dataset
 from tta_data import Pair, Source, loaders, shares
 
-from pyphase.apply.ranks import world_size
 from pyphase.errors import PhaseError
 
 __all__ = ["Folder", "random_crop"]

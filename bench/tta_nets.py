@@ -61,7 +61,9 @@ def shortcut(before: int, after: int, stride: int) -> nn.Module:
 
 
 class ResNet(nn.Module):
-    """A 7x7 stem of stride 2, a pool, stages of blocks, a linear layer; (N, C, H, W) to (N, num_classes).
+    """A 7x7 stem of stride 2, a pool, stages of blocks, a linear layer.
+
+    (N, in_channels, H, W) to (N, num_classes).
 
     Args:
         block: ``Basic`` or ``Bottleneck``.
@@ -117,7 +119,7 @@ def resnet50(in_channels: int = 3, num_classes: int = 1000) -> ResNet:
 
 
 class PreActivation(nn.Module):
-    """A shortcut of relu(bn(x)), or x itself where nothing is to change, + two 3x3 convolutions."""
+    """y + two 3x3 convolutions of it, with y = relu(bn(x)); a 1x1 one of y where sizes change."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -133,7 +135,8 @@ class PreActivation(nn.Module):
 class WideResNet(nn.Module):
     """A 3x3 stem, three stages of ``depth`` blocks, ``factor`` times as wide as 16, 32, 64.
 
-    Source: Zagoruyko & Komodakis, "Wide Residual Networks", 2016.
+    Source: Zagoruyko & Komodakis, "Wide Residual Networks", 2016, with the shortcuts and the head
+    of fast.ai's entry (the last norm after the pool, no bias).
     """
 
     def __init__(self, depth: int, factor: int, in_channels: int, num_classes: int) -> None:
@@ -144,11 +147,12 @@ class WideResNet(nn.Module):
             for index in range(depth):
                 layers.append(PreActivation(before, width, 2 if stage and not index else 1))
                 before = width
-        self.features = nn.Sequential(*layers, nn.BatchNorm2d(before), nn.ReLU())
-        self.fc = nn.Linear(before, num_classes)
+        self.features = nn.Sequential(*layers)
+        self.bn = nn.BatchNorm1d(before)
+        self.fc = nn.Linear(before, num_classes, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.features(x).mean((2, 3)))
+        return self.fc(torch.relu(self.bn(self.features(x).mean((2, 3)))))
 
 
 def wrn_22(in_channels: int = 3, num_classes: int = 10) -> WideResNet:

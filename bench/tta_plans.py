@@ -2,8 +2,8 @@
 
     python bench/tta_plans.py        # writes bench/plans/*.json, and prints the plans
 
-A plan file knows its data by name: "224 px, crops from 0.087, rectangular" are images of 224 pixels,
-cut from random crops of at least 8.7 % of the area, validated in about their own aspect ratio. Its
+A plan file knows its data by name: "224 px, crops from 0.087, rectangular" are images of 224
+pixels, random crops of at least 8.7 % of the area, validated in about their own aspect ratio. Its
 ``batch_size`` is the samples of a step, over all processes.
 """
 

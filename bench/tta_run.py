@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -59,7 +60,6 @@ class Setting:
         metric: of the held-out images; its name is ``accuracy``.
         autocast: the type of mixed precision, None for none.
         accumulate: batches of a step.
-        channels_last: of the network's memory.
         device: of the network.
         progress: show progress bars.
     """
@@ -159,10 +159,8 @@ def fit_phases(
 ) -> None:
     """Train through phases by a Learner, which evaluates after each epoch and each data set."""
     learn = setting.learner(model, data, groups)
-    try:
+    with contextlib.suppress(Reached):
         learn.fit_opt_sched(phases, callbacks=[Clock(run, model, len(data[0].dataset))])
-    except Reached:
-        pass
 
 
 def fit_plain(
