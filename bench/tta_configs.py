@@ -19,8 +19,7 @@ COSINE = DecayType.COSINE
 SGD = functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True, weight_decay=5e-4)
 DIV, PCT, MOMENTA = 10, 10, (0.95, 0.85)  # 1cycle as fastai 0.7's notebook has it
 SIZES = (1 / 2, 3 / 4, 1)  # of growing images, a third of the epochs each
-TAIL = 0.3  # of the epochs, for AdamW, whose rate falls from TAIL_LR
-TAIL_LR = 1e-3
+TAIL, TAIL_LR = 0.3, 1 / 30  # AdamW's part of the epochs, and of SGD's highest rate
 SPREAD = 3  # each group of layers learns so many times as fast as the one before it
 
 Data = Callable[[float], Any]  # a pair of loaders, for a part of the image size to train on
@@ -74,8 +73,9 @@ def growing(choice: Choice, data: Data) -> list[TrainingPhase]:
 
 def changing(choice: Choice, data: Data) -> list[TrainingPhase]:
     """1cycle with SGD, then AdamW, which goes on with SGD's momentum; growing images."""
+    adam = choice.lr * TAIL_LR
     tail = TrainingPhase(
-        choice.epochs * TAIL, torch.optim.AdamW, (TAIL_LR, TAIL_LR / 100), COSINE,
+        choice.epochs * TAIL, torch.optim.AdamW, (adam, adam / 100), COSINE,
         opt_state="map", wds=0.02, name="AdamW",
     )  # fmt: skip
     first = rates(choice._replace(epochs=choice.epochs * (1 - TAIL)))
@@ -115,13 +115,13 @@ def grid(rates: tuple[float, ...], epochs: tuple[float, ...]) -> tuple[Choice, .
 
 
 factorized = functools.partial(replace_stem, kind="factorized")
-CYCLES = grid((0.05, 0.15), (5, 7))
-GROWING = grid((0.05, 0.15), (6, 9))
-TUNING = grid((0.03, 0.1), (4, 7))
+CYCLES = grid((0.05, 0.15, 0.3), (5, 7))
+GROWING = grid((0.05, 0.15, 0.3), (6, 9))
+TUNING = grid((0.03, 0.1, 0.3), (4, 7))
 CONFIGS = {
     config.name: config
     for config in (
-        Config("constant rate", constant, grid((0.01, 0.03, 0.1), (15,))),
+        Config("constant rate", constant, grid((0.03, 0.1, 0.3), (15,))),
         Config("step decay", steps, CYCLES),
         Config("torch OneCycleLR, plain loop", None, CYCLES),
         Config("1cycle", cycle, CYCLES),

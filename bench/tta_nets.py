@@ -113,9 +113,11 @@ def small_resnet(in_channels: int, num_classes: int) -> ResNet:
 
 
 def resnet50(in_channels: int = 3, num_classes: int = 1000) -> ResNet:
-    """Return ResNet-50 with its stride in the 3x3 convolutions, as torchvision has it."""
+    """Return ResNet-50 with its stride in the 3x3 convolutions, as torchvision and imagenet18."""
     widths = (64, 128, 256, 512)
-    return ResNet(Bottleneck, (3, 4, 6, 3), widths, in_channels, num_classes)
+    model = ResNet(Bottleneck, (3, 4, 6, 3), widths, in_channels, num_classes)
+    nn.init.normal_(model.fc.weight, std=0.01)
+    return model
 
 
 class PreActivation(nn.Module):

@@ -171,13 +171,13 @@ def fit_plain(
     train, _ = data
     optimizer = opt_fn(model.parameters(), lr=lr)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * len(train))
-    clock = Clock(run, model, len(train.dataset))
+    clock, kind = Clock(run, model, len(train.dataset)), torch.device(setting.device).type
     for epoch in range(epochs):
         if hasattr(train.sampler, "set_epoch"):
             train.sampler.set_epoch(epoch)
         model.train()
         for images, labels in train:
-            with torch.autocast(setting.device, setting.autocast, setting.autocast is not None):
+            with torch.autocast(kind, setting.autocast, setting.autocast is not None):
                 output = model(images.to(setting.device))
                 loss = nn.functional.cross_entropy(output, labels.to(setting.device))
             loss.backward()
