@@ -111,9 +111,12 @@ def compare(
     """Return the runs of each config, seed 0 of all of them first, and what was chosen for each."""
     bench, chosen = Bench(setting, source, batch), {}
     for name in names:
-        if name not in choices:
-            raise PhaseError(f"--choices has no rate for {name!r}: --tune chooses one")
-        chosen[name] = Choice(**choices[name])
+        try:
+            chosen[name] = Choice(**choices[name])
+        except (KeyError, TypeError):
+            raise PhaseError(
+                f"--choices has no rate and length for {name!r}: --tune chooses them"
+            ) from None
         if quick:
             chosen[name] = chosen[name]._replace(epochs=QUICK)
     runs: dict[str, list[Run]] = {name: [] for name in names}

@@ -115,9 +115,9 @@ def grid(rates: tuple[float, ...], epochs: tuple[float, ...]) -> tuple[Choice, .
 
 
 factorized = functools.partial(replace_stem, kind="factorized")
-CYCLES = grid((0.05, 0.15, 0.3), (5, 7))
-GROWING = grid((0.05, 0.15, 0.3), (6, 9))
-TUNING = grid((0.03, 0.1, 0.3), (4, 7))
+CYCLES = grid((0.1, 0.2, 0.4), (5, 6, 7))
+GROWING = grid((0.1, 0.2, 0.4), (6, 7.5, 9))
+TUNING = grid((0.1, 0.2, 0.4), (3, 4, 6))
 CONFIGS = {
     config.name: config
     for config in (

@@ -114,6 +114,8 @@ def test_sweep_writes_the_choice_that_costs_least(bench, cifar, tmp_path, capsys
     found = json.loads(path.read_text())
     grid = [choice._asdict() for choice in bench.CONFIGS["constant rate"].grid]
     assert found["other"] == {"lr": 1.0, "epochs": 2.0}
+    with pytest.raises(SystemExit):
+        bench.main([*arguments[1:], "--only", "step decay"])
     assert found["constant rate"] in grid
     out = capsys.readouterr().out
     assert out.count("chosen") == 1
