@@ -126,8 +126,8 @@ CONFIGS = {
         Config("torch OneCycleLR, plain loop", None, CYCLES),
         Config("1cycle", cycle, CYCLES),
         Config("1cycle, growing images", growing, GROWING),
-        Config("  ... then AdamW", changing, GROWING),
-        Config("  ... factorized stem", growing, GROWING, stem=factorized),
+        Config("growing images, then AdamW", changing, GROWING),
+        Config("growing, factorized stem", growing, GROWING, stem=factorized),
         Config("fine-tuning, one rate", cycle, TUNING, tuning=True),
         Config("fine-tuning, a rate per depth", discriminative, TUNING, tuning=True),
     )

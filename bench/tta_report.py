@@ -20,13 +20,18 @@ class Quartiles(NamedTuple):
     median: float
     high: float
 
-    def text(self, digits: int) -> str:
-        low, median, high = (number(value, digits) for value in self)
+    def text(self) -> str:
+        if math.isinf(self.low):
+            return "never"
+        low, median, high = (number(value) for value in self)
         return f"{median} ({low}..{high})"
 
 
-def number(value: float, digits: int) -> str:
-    return "never" if math.isinf(value) else f"{value:.{digits}f}"
+def number(value: float) -> str:
+    """Return three or four characters where the value is below 1000, "never" for infinity."""
+    if math.isinf(value):
+        return "never"
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def quartiles(values: Sequence[float]) -> Quartiles:
@@ -43,20 +48,20 @@ def quartiles(values: Sequence[float]) -> Quartiles:
 
 def table(runs: Mapping[str, Sequence[Run]], choices: Mapping[str, Any]) -> str:
     """Return one line a config, at most 80 characters each; then the images it has seen."""
-    head = f"{'':30} {'reached':>7} {'seconds':>18} {'CPU s':>6} {'epochs':>14}"
+    head = f"{'':29} {'reached':>7} {'seconds':>18} {'CPU s':>5} {'epochs':>17}"
     lines = [head]
     for name, own in runs.items():
         found = {column: quartiles([run.cost(column) for run in own]) for column in COLUMNS}
         count = f"{sum(run.reached is not None for run in own)}/{len(own)}"
         lines.append(
-            f"{name:30} {count:>7} {found['seconds'].text(1):>18} "
-            f"{number(found['cpu_seconds'].median, 1):>6} {found['epochs'].text(1):>14}"
+            f"{name:29} {count:>7} {found['seconds'].text():>18} "
+            f"{number(found['cpu_seconds'].median):>5} {found['epochs'].text():>17}"
         )
-    lines += ["", f"{'':30} {'highest rate':>12} {'planned epochs':>15} {'images seen':>17}"]
+    lines += ["", f"{'':29} {'highest rate':>12} {'planned epochs':>15} {'images seen':>17}"]
     for name, own in runs.items():
         images = quartiles([run.cost("images") for run in own]).median
         lines.append(
-            f"{name:30} {choices[name].lr:12g} {choices[name].epochs:15g} {number(images, 0):>17}"
+            f"{name:29} {choices[name].lr:12g} {choices[name].epochs:15g} {number(images):>17}"
         )
     return "\n".join(lines)
 
@@ -68,8 +73,8 @@ def sweep_table(runs: Mapping[tuple[str, Any], Sequence[Run]], chosen: Mapping[s
         cpu, epochs = (quartiles([run.cost(c) for run in own]) for c in ("cpu_seconds", "epochs"))
         count = f"{sum(run.reached is not None for run in own)}/{len(own)}"
         lines.append(
-            f"{name:30} {choice.lr:6g} {choice.epochs:6g} {count:>7} {number(cpu.median, 1):>8} "
-            f"{number(epochs.median, 1):>12}{'  chosen' if chosen[name] == choice else ''}"
+            f"{name:30} {choice.lr:6g} {choice.epochs:6g} {count:>7} {number(cpu.median):>8} "
+            f"{number(epochs.median):>12}{'  chosen' if chosen[name] == choice else ''}"
         )
     return "\n".join(lines)
 
@@ -84,7 +89,7 @@ def draw(runs: Mapping[str, Sequence[Run]], path: str, title: str, caption: str)
     for axes, (column, label) in zip(panels, COLUMNS.items(), strict=True):
         draw_panel(axes, [[run.cost(column) for run in runs[name]] for name in names])
         axes.set_xlabel(f"{label} to the target", fontsize=9)
-    panels[0].set_yticks(range(len(names)), [name.replace("  ...", "    ...") for name in names])
+    panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(len(names) - 0.5, -0.5)
     figure.suptitle(title, fontsize=11)
     figure.supxlabel(caption, fontsize=8)

@@ -94,7 +94,7 @@ def test_table_picture_and_json_of_all_configs(bench, cifar, tmp_path, capsys):
     begin = next(i for i, line in enumerate(lines) if "reached" in line)
     assert max(map(len, lines[begin:])) <= 80
     names = list(bench.CONFIGS)
-    assert [line[:30].rstrip() for line in lines[begin + 1 : begin + 1 + len(names)]] == names
+    assert [line[:29].rstrip() for line in lines[begin + 1 : begin + 1 + len(names)]] == names
     found = json.loads(record.read_text())
     assert [run["config"] for run in found["runs"]] == names
     for run in found["runs"]:
