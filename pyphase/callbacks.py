@@ -36,14 +36,15 @@ class Callback:
         """Come after the validation of each epoch."""
 
     def on_train_end(self, learn: Learner) -> None:
-        """Come at the end, also of a fit that was stopped or interrupted."""
+        """Come at the end, also of a fit that was stopped or failed, and after another's error."""
 
 
 class Checkpoint(Callback):
     """Keep the file ``path`` up to date, written whole or not at all.
 
     It is written at the end of each epoch, at the end of the fit, and when the fit is interrupted
-    or stopped; not where an optimizer step was cut off half way, which leaves the file as it was.
+    or stopped; not where an optimizer step or a phase's ``on_enter`` was cut off half way, which
+    leaves the file as it was.
 
     With several processes (torch.distributed), ``path`` is a folder that
     :func:`pyphase.save_sharded` writes to, each process its part; it is left as it was when a fit

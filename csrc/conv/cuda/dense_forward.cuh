@@ -62,7 +62,7 @@ __device__ __forceinline__ void dense_first(const DensePairArgs &args, std::int6
   const DenseLanes<kFma> lanes(args.tile_a, args.lines);
   const int lines = args.mid_lines - (PYPHASE_MUTANT == 23);
   for (int line = 0; line < lines; line += args.lines) {
-    const int count = dense_least(args.lines, args.mid_lines - line);
+    const int count = dense_least(args.lines, lines - line);
     const DenseTile tile{image,
                          a * args.stride_a - args.pad_a,
                          mid_b + line * args.step,

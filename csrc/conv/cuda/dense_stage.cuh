@@ -40,6 +40,7 @@ __device__ __forceinline__ void dense_stage(const DenseImage &x, const DenseTile
   const int pixels = tile.count_a * tile.lines;
   const T *image = static_cast<const T *>(x.data) + tile.image * x.image;
   const int items = (x.vectors ? (pixels + 7) / 8 * 8 : pixels) * units;
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < items; i += kDenseThreads) {
     // Neighbouring threads read neighbours in memory: pixels along a row; where channels are moved
     // as vectors, a warp takes all units of eight pixels, and eight threads write one unit of each,
