@@ -98,7 +98,7 @@ def test_table_picture_and_json_of_all_configs(bench, cifar, tmp_path, capsys):
     found = json.loads(record.read_text())
     assert [run["config"] for run in found["runs"]] == names
     for run in found["runs"]:
-        rows, epoch = run["rows"], 30 if run["config"].startswith("fine") else 60
+        rows, epoch = run["rows"], 25 if run["config"].startswith("fine") else 60
         assert rows[-1]["accuracy"] == 1 or rows[-1]["images"] == 3 * epoch
         assert 0 < rows[0]["seconds"] < rows[-1]["seconds"] or len(rows) == 1
         assert all(row["images"] == row["epochs"] * epoch for row in rows)
