@@ -32,7 +32,7 @@ CASES = {
     "march": depthwise(5, (9, 13), (3, 3), batch=2),
     "march, planes": depthwise(9, (7, 7), (7, 7)),
     "march, wide kernel": depthwise(2, (24, 68), (21, 21), activation="gelu", biases=(True, False)),
-    "march, column first": depthwise(4, (14, 12), (11, 5), row_first=False, activation="relu"),
+    "march, column first": depthwise(4, (14, 12), (11, 5), row_first=False),
     "general, strides": depthwise(5, (11, 14), (5, 7), stride=(2, 3), padding=(1, 3)),
     "general, column first": depthwise(3, (9, 38), (3, 33), row_first=False, activation="silu"),
 }

@@ -168,10 +168,12 @@ __device__ __forceinline__ void dense_pass(DenseSums<kNj> &acc, const DenseWeigh
   if (PYPHASE_MUTANT != 21) {
     __syncthreads();
   }
+#pragma unroll 1
   for (int step = 0; step < kDenseStages - 1; ++step) {
     start_copy(step);
   }
   int chunk = 0, tap = 0, slot = 0;
+#pragma unroll 1
   for (int step = 0; step < steps; ++step) {
     if (PYPHASE_MUTANT == 20) {
       wait_copies<kDenseStages - 1>();

@@ -11,8 +11,7 @@ namespace pyphase::conv::cuda {
 
 // Where a tile begins: image, first coordinates along a and b; and what it holds.
 struct DenseTile {
-  std::int64_t image;
-  int a, b, step, count_a, lines;  // step: along b from line to line
+  int image, a, b, step, count_a, lines;  // step: along b from line to line
   int stride, phase, slots;
 };
 

@@ -1,5 +1,5 @@
-// The number of a deliberate fault under nvcc: a mark that the tests replace in the PTX, so that one
-// compilation serves all faults.
+// The number of a deliberate fault under nvcc: a mark that the tests replace in the PTX, so that
+// one compilation serves all faults.
 #pragma once
 
 #include <cuda_runtime.h>
