@@ -354,6 +354,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.out.exists() and not args.out.is_dir():
         parser.error(f"argument --out: {args.out} is not a folder")
+    if args.picture is not None and not args.picture.parent.is_dir():
+        parser.error(f"argument --picture: there is no folder {args.picture.parent}")
     torch.set_num_threads(args.threads)
     settings = {"seed": args.seed, "conv": args.conv, "quick": args.quick}
     try:

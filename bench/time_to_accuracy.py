@@ -68,14 +68,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = parser()
     args = made.parse_args(arguments)
     recipe = RECIPES.get(args.plan or "")
-    args.target = args.target or (recipe.target if recipe else TARGET)
-    args.top = args.top or (recipe.top if recipe else 1)
+    if args.target is None:
+        args.target = recipe.target if recipe else TARGET
+    if args.top is None:
+        args.top = recipe.top if recipe else 1
+    if args.seeds is None:
+        args.seeds = 1 if args.plan or args.quick else 10
+    if args.threads is None and (args.data is None or args.quick):
+        args.threads = 1
     args.network = args.network or (recipe.network if recipe and not args.quick else "small")
-    args.seeds = args.seeds or (1 if args.plan or args.quick else 10)
     check(made, args)
-    threads = args.threads or (1 if args.data is None or args.quick else None)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
     device = begin_processes()
     try:
         run_all(args, device)
@@ -92,6 +96,12 @@ def check(made: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     for name in ("top", "seeds", "size", "batch", "accumulate"):
         if getattr(args, name) < 1:
             made.error(f"--{name} (={getattr(args, name)}) must be >= 1")
+    if args.threads is not None and args.threads < 1:
+        made.error(f"--threads (={args.threads}) must be >= 1")
+    for name in ("json", "picture", "choices"):
+        path = getattr(args, name)
+        if path is not None and not path.parent.is_dir():
+            made.error(f"--{name} (={path}): there is no folder {path.parent}")
     if args.workers < 0:
         made.error(f"--workers (={args.workers}) must be >= 0")
     if args.data is not None and not Path(args.data).is_dir():

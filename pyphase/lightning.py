@@ -9,8 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.optim import Optimizer
 
+from pyphase.apply.groups import skipped_inside
 from pyphase.apply.loop import PhaseLoop
-from pyphase.apply.scheduler import skipped_inside
 from pyphase.apply.state import set_rng_state
 from pyphase.errors import PhaseError
 from pyphase.phase import TrainingPhase

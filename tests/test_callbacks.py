@@ -80,6 +80,8 @@ def test_checkpoint_checks_every(every, error):
 def test_checkpoint_into_a_missing_folder_says_which(tmp_path):
     with pytest.raises(PhaseError, match=r"missing.* must be in a folder that exists"):
         Checkpoint(tmp_path / "missing" / "c.pt")
+    with pytest.raises(PhaseError, match="is a folder, but a single process writes a file"):
+        Checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -204,7 +204,8 @@ gan.main()
 def test_interrupted_and_killed_it_ends_bit_for_bit(gan, tmp_path, monkeypatch, capsys):
     """Killed amid step 12, when 16 pixels are being faded in; then Ctrl-C in step 17."""
     folders = map(str, (BENCH, Path(__file__).parent, tmp_path / "cut"))
-    killed = subprocess.run([sys.executable, "-c", KILL, *folders], timeout=300)
+    command = [sys.executable, "-c", KILL, *folders]
+    killed = subprocess.run(command, cwd=tmp_path, timeout=300)  # a source tree shadows packages
     assert killed.returncode == -signal.SIGKILL
     file = tmp_path / "cut" / "checkpoint.pt"
     assert load_checkpoint(file)["gan"]["critic"]["position"] == 10

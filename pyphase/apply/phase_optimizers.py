@@ -77,10 +77,10 @@ class PhaseOptimizers:
             set_mode(opt_before, training=False)
             self.optimizer = self._make(index)
             self._groups = self._bind(index, self.optimizer)
-            set_mode(self.optimizer, training=True)
         self.write(self.plan.spans[index][0])
         if self._groups is not before:
             carry_state(self.plan.phases[index].opt_state, opt_before, self.optimizer)
+            set_mode(self.optimizer, training=True)
         self.optimizer.zero_grad()  # a gradient left by somebody else would pass for the batch's
 
     def _changes(self, index: int) -> bool:

@@ -17,6 +17,7 @@ from .values import UNSIGNED, Array
 
 GROUPS = (arithmetic, asynchronous, convert, logic, matrix, memory, warp)  # that filled TABLE
 RUNNING = -1  # of `waiting`: the program counter of the barrier otherwise
+WHOLE_WARP = ("shfl", "vote")  # by .sync, the first lanes of a warp wait there for the others
 
 
 class Machine:
@@ -48,6 +49,7 @@ class Machine:
         self._counter = np.zeros(self.lanes.count, np.int64)
         self._live = np.ones(self.lanes.count, bool)
         self._waiting = np.full(self.lanes.count, RUNNING)
+        self._meeting = np.full(self.lanes.count, RUNNING)  # the same, for the rest of a warp
 
     def parameter(self, address: Array, size: int) -> Array:
         """Numbers in the kernel's arguments; a single one where all addresses are the same."""
@@ -76,8 +78,11 @@ class Machine:
 
     def run(self) -> None:
         while self._live.any():
-            ready = self._live & (self._waiting == RUNNING)
+            ready = self._live & (self._waiting == RUNNING) & (self._meeting == RUNNING)
             if not ready.any():
+                for at in self._meeting[self._meeting != RUNNING]:
+                    text = self.kernel.instructions[at].text
+                    raise Fault(f"a part of a warp takes part in a warp's instruction: {text}")
                 raise Fault("deadlock: every thread waits at a barrier or has exited")
             at = int(self._counter[ready].min())
             mask = ready & (self._counter == at)
@@ -91,6 +96,8 @@ class Machine:
             if at >= len(code):
                 raise Fault("a thread runs past the last instruction")
             ins = code[at]
+            if ins.name in WHOLE_WARP and self._must_meet(ins, at, mask):
+                break
             at += 1
             if ins.is_control:
                 self._counter[mask] = at
@@ -98,6 +105,19 @@ class Machine:
                 return
             self._step(ins, mask)
         self._counter[mask] = at
+
+    def _must_meet(self, ins: Instruction, at: int, mask: Array) -> bool:
+        """Whether lanes without the rest of their warp have to wait at an instruction."""
+        if ins.guard or self.lanes.threads % 32:
+            return False
+        warps = mask.reshape(-1, 32)
+        partial = mask & ~np.repeat(warps.all(1), 32)
+        if not partial.any():
+            return False
+        self._meeting[partial] = at
+        together = (self._meeting.reshape(-1, 32) == at).all(1)
+        self._meeting[np.repeat(together, 32)] = RUNNING
+        return True
 
     def _step(self, ins: Instruction, mask: Array) -> None:
         if ins.guard:
