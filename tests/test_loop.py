@@ -417,3 +417,26 @@ def test_map_and_maximize_and_dampening():
 def test_an_opt_fn_does_not_bind_the_rate():
     with pytest.raises(PhaseError, match="binds `lr`"):
         TrainingPhase(1, functools.partial(SGD, lr=5.0))
+
+
+def test_a_step_is_tried_again_after_a_backward_pass_that_failed():
+    def train(fails):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 1))
+        loop = PhaseLoop(model, [TrainingPhase(steps=1, lr=0.1)], [torch.ones(2, 3)])
+
+        def fail(grad):
+            raise MemoryError
+
+        for batch in loop:
+            hidden = model[0](batch)
+            if fails:
+                hidden.register_hook(fail)
+                with pytest.raises(MemoryError):
+                    loop.step(model[1](hidden).sum())
+                hidden = model[0](batch)
+            loop.step(model[1](hidden).sum())
+        return [p.detach() for p in model.parameters()]
+
+    for found, expected in zip(train(True), train(False), strict=True):
+        assert torch.equal(found, expected)

@@ -89,7 +89,12 @@ class Stepper:
             raise PhaseError(
                 "step() found no gradient: call loss.backward() before it, or hand it the loss"
             )
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+        try:
+            (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+        except BaseException:
+            if self.taken == 0:  # a part of the gradients would pass for the caller's own
+                optimizer.zero_grad(set_to_none=True)
+            raise
 
     def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None) -> bool:
         """Take the step; return False where the scaler skips it."""
