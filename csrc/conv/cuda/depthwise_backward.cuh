@@ -213,15 +213,10 @@ class Gradient {
         for (int distance = together; distance < 32; distance *= 2) {
           sums[u] += __shfl_xor_sync(0xffffffffu, sums[u], PYPHASE_MUTANT == 8 ? 1 : distance);
         }
-      }
-      if (lane < together && plane < block_.channels) {
-        const std::int64_t channel =
-            static_cast<std::int64_t>(block_.slice) * a_.channels + block_.channel + plane;
-#pragma unroll
-        for (int u = 0; u < kTogether; ++u) {
-          if (u < count) {
-            a_.partial[channel * a_.taps + from + u] = sums[u];
-          }
+        if (u < count && lane < together && plane < block_.channels) {
+          const std::int64_t channel =
+              static_cast<std::int64_t>(block_.slice) * a_.channels + block_.channel + plane;
+          a_.partial[channel * a_.taps + from + u] = sums[u];
         }
       }
     }
