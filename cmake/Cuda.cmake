@@ -87,7 +87,9 @@ if(PYPHASE_HAS_CUDA)
     list(APPEND cuda_warnings --Werror=all-warnings)
   endif()
   add_library(cuda_kernels OBJECT
-    csrc/conv/cuda/dense.cu
+    csrc/conv/cuda/dense_bfloat16.cu
+    csrc/conv/cuda/dense_float.cu
+    csrc/conv/cuda/dense_half.cu
     csrc/conv/cuda/depthwise_bfloat16.cu
     csrc/conv/cuda/depthwise_float.cu
     csrc/conv/cuda/depthwise_half.cu
@@ -100,6 +102,7 @@ if(PYPHASE_HAS_CUDA)
     csrc/bindings/cuda.cpp
     csrc/conv/problem.cpp
     csrc/conv/cuda/clock_rates.cpp
+    csrc/conv/cuda/dense.cpp
     csrc/conv/cuda/dense_plan.cpp
     csrc/conv/cuda/dense_tiles.cpp
     csrc/conv/cuda/depthwise.cpp

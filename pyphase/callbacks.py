@@ -36,14 +36,15 @@ class Callback:
         """Come after the validation of each epoch."""
 
     def on_train_end(self, learn: Learner) -> None:
-        """Come at the end, also of a fit that was stopped or interrupted."""
+        """Come at the end, also of a fit that was stopped or failed, and after another's error."""
 
 
 class Checkpoint(Callback):
     """Keep the file ``path`` up to date, written whole or not at all.
 
     It is written at the end of each epoch, at the end of the fit, and when the fit is interrupted
-    or stopped; not where an optimizer step was cut off half way, which leaves the file as it was.
+    or stopped; not where an optimizer step or a phase's ``on_enter`` was cut off half way, which
+    leaves the file as it was.
 
     With several processes (torch.distributed), ``path`` is a folder that
     :func:`pyphase.save_sharded` writes to, each process its part; it is left as it was when a fit
@@ -54,13 +55,18 @@ class Checkpoint(Callback):
         every: also write it every so many steps, >= 1.
 
     Raises:
-        PhaseError: the folder isn't there, or can't be written to.
+        PhaseError: the folder isn't there, or can't be written to; or ``path`` is a folder where a
+            single process trains.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, every: int | None = None) -> None:
         self.path = Path(path)
         if not self.path.parent.is_dir():
             raise PhaseError(f"`path` (={shown(str(path))}) must be in a folder that exists")
+        launched = world_size() > 1 or "WORLD_SIZE" in os.environ  # by torchrun, maybe not begun
+        if self.path.is_dir() and not launched:
+            name = shown(str(self.path))
+            raise PhaseError(f"`path` (={name}) is a folder, but a single process writes a file")
         effective = os.access in os.supports_effective_ids
         if not os.access(self.path.parent, os.W_OK, effective_ids=effective):
             raise PhaseError(

@@ -17,7 +17,8 @@ class History:
 
     Attributes:
         steps: the steps whose losses were recorded.
-        losses: the training loss of each of them.
+        losses: the training loss of each of them; the mean over its batches where gradients are
+            accumulated.
         rows: a dict per epoch, with the keys epoch, step, phase, train_loss, valid_loss, and one
             per metric.
     """

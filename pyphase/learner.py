@@ -6,6 +6,7 @@ Half of the file is the documentation of its arguments.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import copy
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -65,8 +66,8 @@ class Learner:
     Attributes:
         loop: the :class:`PhaseLoop` of the running or last fit.
         sched: the :class:`pyphase.record.Record` of the last fit or LR range test.
-        in_step: whether an optimizer step is under way, or was cut off: weights may be half
-            updated.
+        in_step: whether an optimizer step is under way, or it or a phase's start was cut off: the
+            model may be half updated.
         failed: whether the fit is under way, or ended by an error.
 
     Raises:
@@ -127,7 +128,7 @@ class Learner:
 
     @property
     def in_step(self) -> bool:
-        """Whether an optimizer step is under way, or was cut off."""
+        """Whether an optimizer step is under way, or it or a phase's start was cut off."""
         return self._loop is not None and self._loop.updating
 
     @property
@@ -180,15 +181,18 @@ class Learner:
         self._loop, self._sched, self._valid_step = loop, Record(loop.plan), 0
         if resume is not None:
             self._resume(resume)
-        with DeferredInterrupt() as interrupt, Progress(self.progress, end) as bar:
+        with (
+            DeferredInterrupt() as interrupt,
+            Progress(self.progress, end) as bar,
+            contextlib.ExitStack() as stack,  # which calls all, also where one fails
+        ):
+            stack.callback(lambda: set_mode(loop.optimizer, training=False))
+            for callback in reversed(callbacks):
+                stack.callback(callback.on_train_end, self)
             self.failed = True
-            try:
-                _call(callbacks, "on_train_begin", self)
-                self._train(end, callbacks, interrupt, bar)
-                self.failed = False
-            finally:
-                _call(callbacks, "on_train_end", self)
-                set_mode(loop.optimizer, training=False)
+            _call(callbacks, "on_train_begin", self)
+            self._train(end, callbacks, interrupt, bar)
+            self.failed = False
         if interrupt.pending:
             raise KeyboardInterrupt
         return self.sched.history
@@ -213,7 +217,8 @@ class Learner:
             loss = self._loss(batch)
             step = loop.position
             if loop.step(loss, closure=self._closure(batch)):
-                history.add_step(step, float(loss.detach()))
+                assert loop.loss is not None
+                history.add_step(step, loop.loss)
                 bar.advance(loop, history.losses[-1])
                 _call(callbacks, "on_step_end", self)
             if loop.stopped is not None:

@@ -6,16 +6,25 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.optim import Optimizer
 
+from pyphase.apply.groups import skipped_inside
 from pyphase.apply.loop import PhaseLoop
-from pyphase.apply.scheduler import skipped_inside
 from pyphase.apply.state import set_rng_state
 from pyphase.errors import PhaseError
 from pyphase.phase import TrainingPhase
-from pyphase.plan import Plan
+from pyphase.plan import Plan, check_phases
 
 __all__ = ["PhaseCallback"]
+
+_ARGUMENTS = {"steps_per_epoch", "batch_size", "optimizer", "groups", "prefetch"}
+_TRAINERS = {
+    "accumulate": "gradients are accumulated by Trainer(accumulate_grad_batches=...)",
+    "clip_grad_norm": "gradients are clipped by Trainer(gradient_clip_val=...)",
+    "scaler": "gradients are scaled by Trainer(precision='16-mixed')",
+    "stop_div": "a loss that isn't finite stops Lightning by EarlyStopping(check_finite=True)",
+}
 
 
 class PhaseCallback(Callback):
@@ -27,7 +36,9 @@ class PhaseCallback(Callback):
     return :meth:`configure`. An epoch of the Trainer ends where the data's epoch ends and where
     other data takes over; the fit ends with the plan (give the Trainer ``max_epochs=-1``). The
     values of the next step are written right after the optimizer's step; batches that only
-    accumulate and steps that a GradScaler skips don't count.
+    accumulate and steps that a GradScaler skips don't count. With ``accumulate_grad_batches=k`` an
+    epoch of n batches has ceil(n / k) steps: as Lightning does, the last one takes the batches that
+    are left.
 
     The Trainer's checkpoints hold the whole state: ``fit(..., ckpt_path=...)`` goes on bit for bit.
     Lightning loads the weights before any phase begins, so that a model that grows in ``on_enter``
@@ -37,11 +48,14 @@ class PhaseCallback(Callback):
         phases: phases, or a :class:`Plan`.
         data: as for :class:`PhaseLoop`. On several processes give the loaders their
             DistributedSampler: Lightning adds none here.
-        arguments: further arguments of :class:`PhaseLoop`, such as ``groups``.
+        arguments: further arguments of :class:`PhaseLoop`: ``steps_per_epoch``, ``batch_size``,
+            ``optimizer``, ``groups``, ``prefetch``. What the step itself does (accumulation,
+            clipping, precision) is the Trainer's.
 
     Raises:
-        PhaseError: on a fit that accumulates gradients, phases with a length in epochs, since
-            their steps aren't their data's batches: give them ``steps``, or a Plan.
+        PhaseError: at the start of a fit, as :class:`PhaseLoop`; or where a
+            GradientAccumulationScheduler changes the number of batches per step.
+        TypeError: an argument has the wrong type, or is the Trainer's.
 
     Example:
         >>> import lightning, torch
@@ -71,6 +85,13 @@ class PhaseCallback(Callback):
     def __init__(
         self, phases: Plan | Sequence[TrainingPhase], data: Any = None, **arguments: Any
     ) -> None:
+        if unknown := arguments.keys() - _ARGUMENTS:
+            hints = "".join(f"; {_TRAINERS[name]}" for name in sorted(unknown & _TRAINERS.keys()))
+            raise TypeError(
+                f"`arguments` must be of {sorted(_ARGUMENTS)}, got {sorted(unknown)}{hints}"
+            )
+        if not isinstance(phases, Plan):
+            check_phases(phases)
         self.loader = PhaseLoader(self)
         self._phases, self._data, self._arguments = phases, data, arguments
         self._loop: PhaseLoop | None = None
@@ -89,15 +110,19 @@ class PhaseCallback(Callback):
 
     def configure(self, module: LightningModule) -> Optimizer:
         """Begin the run; return the optimizer of its first step, or of the step it goes on at."""
-        accumulates = module.trainer.accumulate_grad_batches > 1
-        if accumulates and not isinstance(self._phases, Plan):
-            for index, phase in enumerate(self._phases):
-                if phase.epochs is not None:
-                    raise PhaseError(
-                        f"phase {index}: `epochs` (={phase.epochs:g}) of data whose gradients are "
-                        "accumulated: give the phase `steps`, or the callback a Plan"
-                    )
-        self._loop = PhaseLoop(module, self._phases, self._data, **self._arguments)
+        trainer: Any = module.trainer
+        if any(isinstance(part, GradientAccumulationScheduler) for part in trainer.callbacks):
+            raise PhaseError(
+                "a GradientAccumulationScheduler changes the batches per step in mid-plan: say "
+                "Trainer(accumulate_grad_batches=...), one number for the whole fit"
+            )
+        self._loop = PhaseLoop(
+            module,
+            self._phases,
+            self._data,
+            accumulate=trainer.accumulate_grad_batches,
+            **self._arguments,
+        )
         self.loader.reset()
         if self._saved is not None:
             self._loop.load_state_dict(self._saved["loop"])
@@ -133,6 +158,7 @@ class PhaseCallback(Callback):
             self._saved = None
         if self.loader.length == self.loader.given:
             self.loader.reset()
+            _begin_epoch(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if self.loop.done:
@@ -150,6 +176,18 @@ class PhaseCallback(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._saved = state_dict
+
+
+def _begin_epoch(trainer: Trainer) -> None:
+    """Begin an epoch where a checkpoint is of the end of one.
+
+    Lightning would compare the batches done with the length of the new epoch, and go on in the old
+    one: its accumulation counts from the epoch's first batch.
+    """
+    epoch_loop = trainer.fit_loop.epoch_loop
+    epoch_loop.batch_progress.reset_on_run()
+    if epoch_loop.restarted_on_train_batch_end:  # it has yet to count that batch
+        epoch_loop.batch_progress.current.completed = -1
 
 
 class PhaseLoader:
@@ -171,10 +209,8 @@ class PhaseLoader:
     def __len__(self) -> int:
         if self.length is not None:
             return self.length
-        loop, trainer = self._callback.loop, self._callback._trainer
-        steps = loop.steps_on_data
-        batches = steps * (1 if trainer is None else trainer.accumulate_grad_batches)
-        left = loop.batches_left
+        loop = self._callback.loop
+        batches, left = loop.steps_on_data * loop.accumulate, loop.batches_left
         return batches if left is None else min(batches, left)
 
     def __iter__(self) -> Iterator[Any]:

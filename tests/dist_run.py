@@ -56,10 +56,24 @@ def phases():
     ]
 
 
+class Seen(nn.Module):
+    """Average what this process has seen, as a batch norm does, and leave it as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("average", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x):
+        if self.training:
+            self.average.lerp_(x.detach().mean(), 0.1)
+        return x
+
+
 def make_model(kind):
     torch.manual_seed(5)
     model = nn.Sequential(
-        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)
+        *(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)),
+        Seen(),
     ).double()
     if kind == "fsdp":
         mesh = init_device_mesh("cpu", (world(),)) if dist.is_initialized() else None
@@ -87,6 +101,10 @@ def weights(model):
     values = [param.detach() for param in model.parameters()]
     full = [v.full_tensor() if hasattr(v, "full_tensor") else v for v in values]
     return [number for value in full for number in value.flatten().tolist()]
+
+
+def average(model):
+    return next(buffer.item() for name, buffer in model.named_buffers() if "average" in name)
 
 
 def gathered(value):
@@ -131,6 +149,7 @@ def whole(kind, folder):
     return {
         "steps": gathered(run(loop, folder)),
         "weights": weights(loop.model),
+        "averages": gathered(average(loop.model)),
         "learner": learn(kind, folder),
     }
 
@@ -142,6 +161,7 @@ def resume(kind, folder):
         loop = PhaseLoop(make_model(kind), phases())
         load_sharded(loop, folder / f"at-{saved}", accept_other_plan=world() == 1)
         results.append({"steps": gathered(run(loop)), "weights": weights(loop.model)})
+        results[-1]["averages"] = gathered(average(loop.model))
     return results
 
 

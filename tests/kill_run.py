@@ -44,7 +44,7 @@ class Images(torch.utils.data.Dataset):
 
 
 def loaders(size, batch_size):
-    train = Images(size, 48)
+    train = Images(size, 24)
     return (
         torch.utils.data.DataLoader(train, batch_size, shuffle=True),
         torch.utils.data.DataLoader(Images(size, 8), 8),

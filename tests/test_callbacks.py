@@ -1,6 +1,8 @@
 """Callbacks: the order of their events, and a checkpoint file that is always whole."""
 
 import copy
+import dataclasses
+import signal
 
 import pytest
 import torch
@@ -78,6 +80,8 @@ def test_checkpoint_checks_every(every, error):
 def test_checkpoint_into_a_missing_folder_says_which(tmp_path):
     with pytest.raises(PhaseError, match=r"missing.* must be in a folder that exists"):
         Checkpoint(tmp_path / "missing" / "c.pt")
+    with pytest.raises(PhaseError, match="is a folder, but a single process writes a file"):
+        Checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -105,6 +109,46 @@ def test_a_step_cut_off_half_way_is_not_saved(tmp_path, monkeypatch, error):
     same(again.model.state_dict(), whole.model.state_dict())
     learn.fit_opt_sched(PHASES)
     assert not learn.in_step
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_an_on_enter_that_is_cut_off_leaves_the_last_good_file(tmp_path, twice):
+    """Ctrl-C waits for the step after it, the second one doesn't wait."""
+    file = tmp_path / "c.pt"
+
+    def grow(run):
+        run.model.append(nn.Linear(1, 1))
+        for _ in range(1 + twice):
+            signal.raise_signal(signal.SIGINT) if presses else None
+
+    phases = [PHASES[0], dataclasses.replace(PHASES[1], on_enter=grow)]
+    presses, whole = False, make()
+    whole.fit_opt_sched(phases)
+    presses = True
+    with pytest.raises(KeyboardInterrupt):
+        make().fit_opt_sched(phases, callbacks=[Checkpoint(file)])
+    presses = False
+    assert load_checkpoint(file)["loop"]["position"] == (6 if twice else 7)
+    again = make()
+    again.fit_opt_sched(phases, resume=file)
+    same(again.model.state_dict(), whole.model.state_dict())
+
+
+def test_a_callback_that_fails_at_the_end_keeps_no_other_from_its_own(tmp_path):
+    class Fails(Callback):
+        def on_step_end(self, learn):
+            if learn.loop.position == 4:
+                raise ValueError("amid")
+
+        def on_train_end(self, learn):
+            raise ValueError("at the end")
+
+    file, events = tmp_path / "c.pt", Events()
+    with pytest.raises(ValueError, match="at the end") as caught:
+        make().fit_opt_sched(PHASES, callbacks=[Fails(), events, Checkpoint(file)])
+    assert "amid" in str(caught.value.__context__)
+    assert events.seen[-1] == "end"
+    assert load_checkpoint(file)["loop"]["position"] == 4
 
 
 def test_an_error_in_the_loss_saves_the_steps_before_it(tmp_path):

@@ -319,7 +319,7 @@ def test_second_device(gpu):
     assert torch.equal(output.cpu(), expected.cpu())
 
 
-def test_launch_errors_have_the_kernels_name(gpu):
+def test_a_null_address_is_an_error(gpu):
     problem, tensors = small(gpu)
     planned = kernels_of(problem, tensors).planned
     with pytest.raises(ValueError, match="x is a null address"):

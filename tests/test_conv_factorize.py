@@ -4,6 +4,7 @@ import copy
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 from factor_models import Odd, ResNet, plain_svd, smooth_images, train_mode_statistics
@@ -342,6 +343,60 @@ def test_apply_and_undo_refuse_a_model_that_changed(model):
         model.conv1.weight.add_(1)
     with pytest.raises(RuntimeError, match="'conv1' has changed since the plan was made"):
         plan.apply()
+
+
+def test_what_would_be_lost_by_apply_is_refused(model):
+    plan = plan_of(model.eval(), ratio=0.5, fold_batch_norm=True)
+    model.train()  # the norms in it were folded as inference has them
+    with pytest.raises(RuntimeError, match="has changed since the plan was made"):
+        plan.apply()
+    model.eval()
+    hook = model.conv1.register_forward_hook(lambda *_: None)
+    with pytest.raises(RuntimeError, match="'conv1' has changed since the plan was made"):
+        plan.apply()
+    hook.remove()
+    plan.apply()
+
+
+def test_pairs_train_what_the_model_trains_when_they_are_put_in(model):
+    plan = plan_of(model, ratio=0.5)
+    model.requires_grad_(False)
+    plan.apply()
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_plans_are_not_copied(model):
+    plan = plan_of(model, ratio=0.5)
+    with pytest.raises(TypeError, match=r"keep `plan\.ranks`"):
+        copy.deepcopy((model, plan))
+
+
+def test_numpys_whole_numbers_are_plain_ones_in_a_plan(model):
+    plan = plan_of(model, rank=np.int64(2), multiple=np.int64(1))
+    again = plan_of(model, rank={n: (o, np.int64(r)) for n, (o, r) in plan.ranks.items()})
+    assert json.loads(json.dumps(again.ranks)) == {n: [o, 2] for n, (o, _) in plan.ranks.items()}
+    assert {type(count) for count in (*again.macs, *again.params)} == {int}
+
+
+@pytest.mark.parametrize(
+    ("score", "error", "message"),
+    [
+        (None, TypeError, "`evaluate` must return a number, got None"),
+        (float("nan"), ValueError, "`max_drop` needs a finite score of the model, got nan"),
+    ],
+)
+def test_a_score_that_is_none(model, score, error, message):
+    with pytest.raises(error, match=message):
+        plan_of(model, max_drop=0.1, evaluate=lambda _: score)
+
+
+def test_empty_inputs(model):
+    with pytest.raises(ValueError, match=r"`inputs`: the output of 'conv1' is empty"):
+        factorize(model, IMAGES[:0], macs=0.5)
+    with pytest.raises(ValueError, match=r"`calibration`: the output of 'conv1' is empty"):
+        plan_of(model, macs=0.5, calibration=IMAGES[:0])
+    with pytest.raises(ValueError, match="`calibration` is an empty list"):
+        plan_of(model, macs=0.5, calibration=[])
 
 
 def test_a_slim_model_trains(model):

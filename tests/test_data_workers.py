@@ -101,9 +101,9 @@ def test_the_next_workers_start_before_the_border(prefetch):
     )
     started = []
     for image, _, worker in loop:
-        started.append(loop._next is not None)
-        if loop._next is not None:
-            workers = loop._next[1]._batches._workers
+        started.append(loop._data.coming is not None)
+        if loop._data.coming is not None:
+            workers = loop._data.coming[1]._batches._workers
             assert [process.is_alive() for process in workers] == [True]
             pid = workers[0].pid
         elif prefetch and image.shape[-1] == 8:

@@ -26,14 +26,6 @@ def digits():
     return parts
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def few(digits, monkeypatch):
     monkeypatch.setattr(demo, "load_images", lambda *_, **__: digits)

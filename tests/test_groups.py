@@ -79,3 +79,26 @@ def test_decoupled_decay_acts_through_a_wrapper():
     PhaseScheduler(optimizer, [TrainingPhase(steps=1, lr=0.5, wds=0.5, wd_loss=False)])
     optimizer.step()
     assert weight.item() == 0.75
+
+
+def test_decoupled_decay_follows_a_closure_that_makes_the_gradients():
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    PhaseScheduler(optimizer, [TrainingPhase(steps=1, lr=0.5, wds=0.5, wd_loss=False)])
+
+    def closure():
+        weight.grad = torch.ones(1)
+        return weight.sum()
+
+    optimizer.step(closure)
+    assert weight.item() == 0.75 - 0.5
+
+
+def test_a_step_that_a_scaler_skips_decays_nothing():
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=0.5, momentum=0.9, fused=True)
+    PhaseScheduler(optimizer, [TrainingPhase(steps=1, lr=0.5, wds=0.5, wd_loss=False)])
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(weight.sum() * float("inf")).backward()
+    scaler.step(optimizer)
+    assert weight.item() == 1

@@ -5,6 +5,7 @@ nothing goes round in a circle. A new module gets its place in the table.
 """
 
 import ast
+import functools
 import graphlib
 from pathlib import Path
 
@@ -71,8 +72,9 @@ def own_name(name):
     return "__init__"
 
 
+@functools.cache
 def imports(name):
-    """Yield (dotted name, whether inside a function) of every import that runs."""
+    """Return (dotted name, whether inside a function) of every import that runs."""
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
 
     def walk(node, inside):
@@ -89,7 +91,7 @@ def imports(name):
         for child in ast.iter_child_nodes(node):
             yield from walk(child, inside or is_function)
 
-    yield from walk(tree, False)
+    return list(walk(tree, False))
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -24,15 +24,6 @@ mse = nn.functional.mse_loss
 PHASES = [TrainingPhase(1, torch.optim.SGD, 0.05), TrainingPhase(1, torch.optim.Adam, 1e-3)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small lose time to threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_killed_at_random_moments_it_ends_bit_for_bit(tmp_path):
     """50 kills are `python tests/kill_run.py FOLDER --kills 50`; here are a few."""
     script = Path(__file__).with_name("kill_run.py")

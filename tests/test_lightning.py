@@ -6,11 +6,11 @@ import pytest
 import torch
 from digits import accuracy_of, loader, loss_of, network, phase_loop, plain_loop, samples, values_in
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from torch.utils.data import DataLoader
 from toys import same
 
-from pyphase import DecayType, PhaseError, PhaseLoop, PhaseScheduler, Plan, TrainingPhase, one_cycle
+from pyphase import PhaseError, PhaseLoop, PhaseScheduler, Plan, TrainingPhase, one_cycle
 from pyphase.lightning import PhaseCallback
 
 pytestmark = pytest.mark.filterwarnings(
@@ -127,14 +127,15 @@ def reference():
     return model, seen
 
 
-def fit(tmp_path=None, checkpoint=None, every=None):
+def fit(tmp_path=None, checkpoint=None, every=None, accumulate=1):
     phased = PhaseCallback(changing())
     module = Module(phased.configure, dropout=0.2)
     callbacks = [phased]
     if every:
         name = {"filename": "{step}", "save_top_k": -1, "every_n_train_steps": every}
         callbacks.append(ModelCheckpoint(tmp_path, **name))
-    trainer = Trainer(max_epochs=-1, callbacks=callbacks, enable_checkpointing=bool(every), **QUIET)
+    more = {"enable_checkpointing": bool(every), "accumulate_grad_batches": accumulate}
+    trainer = Trainer(max_epochs=-1, callbacks=callbacks, **more, **QUIET)
     torch.manual_seed(9)
     own = torch.Generator()  # without one, a loader draws from the global generator
     validation = DataLoader(samples(100, begin=700), 100, generator=own)
@@ -164,32 +165,44 @@ def test_it_goes_on_from_each_checkpoint_bit_for_bit(tmp_path):
         same(module.net.state_dict(), model.state_dict())
 
 
-def test_accumulated_batches_are_no_steps():
-    phases = [
-        TrainingPhase(steps=5, opt_fn=torch.optim.SGD, lr=(0.1, 0.3), lr_decay=DecayType.LINEAR),
-        TrainingPhase(steps=4, opt_fn=torch.optim.Adam, lr=1e-3),
-    ]
-    model = network()
-    loop, expected = PhaseLoop(model, phases, loader()), []
-    while not loop.done:
-        for _ in range(2):
-            (loss_of(model, loop.next_batch()) / 2).backward()
-        expected.append((type(loop.optimizer).__name__, values_in(loop.optimizer)))
-        loop.optimizer.step()
-        loop.advance()
-        loop.optimizer.zero_grad()
-    phased = PhaseCallback(phases, loader())
-    module = Module(phased.configure)
-    quiet = QUIET | {"callbacks": [phased], "max_epochs": -1, "enable_checkpointing": False}
-    Trainer(accumulate_grad_batches=2, **quiet).fit(module, phased.loader)
-    assert module.seen == expected
+def test_accumulated_batches_are_no_steps(tmp_path):
+    """Epochs of 8 and of 6 batches, 4 a step: 2 steps each, the last one of 4 and of 2.
+
+    Lightning divides each loss by 4, a PhaseLoop the gradients by their number: half of that loss
+    is the same there.
+    """
+    model, steps = network(0.2), []
+    torch.manual_seed(9)
+    loop = PhaseLoop(model, changing(), accumulate=4)
+    for batch in loop:
+        values = type(loop.optimizer).__name__, values_in(loop.optimizer)
+        is_short = loop.feed.length == 6 and loop.feed.batch > 4
+        if loop.step(loss_of(model, batch) * (0.5 if is_short else 1.0)):
+            steps.append(values)
+    assert [name for name, _ in steps] == ["SGD"] * 3 + ["AdamW"] * 2 + ["SGD"] * 4
+    trainer, module = fit(tmp_path, every=1, accumulate=4)
+    assert module.seen == steps
+    assert trainer.global_step == 9
     same(module.net.state_dict(), model.state_dict())
+    # The first data's epoch ends at 2 and 4, other data comes at 5, its epochs end at 7 and 9.
+    assert [step for step, _ in module.validated] == [2, 4, 5, 7, 9]
+    for step in (3, 5):  # amid an epoch; where other data takes over
+        _, again = fit(checkpoint=tmp_path / f"step={step}.ckpt", accumulate=4)
+        assert again.seen == steps[step:]
+        same(again.net.state_dict(), model.state_dict())
 
 
 def test_what_it_refuses():
     phased = PhaseCallback([TrainingPhase(1)], loader())
     with pytest.raises(PhaseError, match="no fit yet"):
         _ = phased.loop
-    trainer = Trainer(accumulate_grad_batches=2, callbacks=[phased], max_epochs=-1, **QUIET)
-    with pytest.raises(PhaseError, match=r"phase 0: `epochs` \(=1\) of data whose gradients"):
+    several = GradientAccumulationScheduler({0: 1, 2: 4})
+    trainer = Trainer(callbacks=[phased, several], max_epochs=-1, **QUIET)
+    with pytest.raises(PhaseError, match=r"say Trainer\(accumulate_grad_batches=...\), one number"):
         trainer.fit(Module(phased.configure), phased.loader)
+    with pytest.raises(TypeError, match=r"got \['clip_grad_norm'\]; .* Trainer\(gradient_clip_val"):
+        PhaseCallback([TrainingPhase(1)], loader(), clip_grad_norm=1.0)
+    with pytest.raises(TypeError, match=r"got \['speed'\]$"):
+        PhaseCallback([TrainingPhase(1)], loader(), speed=1)
+    with pytest.raises(TypeError, match="`phases` must be a sequence of TrainingPhase"):
+        PhaseCallback(None)

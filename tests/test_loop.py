@@ -222,6 +222,35 @@ def test_on_enter_grows_and_freezes():
     assert set(loop.optimizer.state) == set(model[1].parameters())
 
 
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_on_enter_that_is_cut_off_leaves_no_state_and_can_be_entered_again(error):
+    """What the first try has added to the model is trained after the second one."""
+    model, tries = nn.Sequential(nn.Linear(1, 1)), []
+
+    def grow(run):
+        tries.append(run.position)
+        run.model.append(nn.Linear(1, 1))
+        if len(tries) == 1:
+            raise error
+
+    loop = PhaseLoop(model, [TrainingPhase(1), TrainingPhase(1, on_enter=grow)], plain(4))
+
+    def train():
+        for x, y in loop:
+            loop.step(1e-3 * nn.functional.mse_loss(model(x), y))
+
+    with pytest.raises(error):
+        train()
+    assert loop.updating
+    with pytest.raises(PhaseError, match="phase 1: its start was cut off: the model may be half"):
+        loop.state_dict()
+    train()
+    assert (tries, loop.position, loop.updating) == ([2, 2], 4, False)
+    trained = {id(param) for param in loop.optimizer.param_groups[0]["params"]}
+    assert trained == {id(param) for param in model.parameters()}
+    assert len(model) == 3
+
+
 def test_groups_and_rates_per_group():
     model = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1))
     phases = [TrainingPhase(1, lr=([0.1, 1.0], [0.0, 0.5]), lr_decay=DecayType.LINEAR)]
@@ -388,3 +417,26 @@ def test_map_and_maximize_and_dampening():
 def test_an_opt_fn_does_not_bind_the_rate():
     with pytest.raises(PhaseError, match="binds `lr`"):
         TrainingPhase(1, functools.partial(SGD, lr=5.0))
+
+
+def test_a_step_is_tried_again_after_a_backward_pass_that_failed():
+    def train(fails):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 1))
+        loop = PhaseLoop(model, [TrainingPhase(steps=1, lr=0.1)], [torch.ones(2, 3)])
+
+        def fail(grad):
+            raise MemoryError
+
+        for batch in loop:
+            hidden = model[0](batch)
+            if fails:
+                hidden.register_hook(fail)
+                with pytest.raises(MemoryError):
+                    loop.step(model[1](hidden).sum())
+                hidden = model[0](batch)
+            loop.step(model[1](hidden).sum())
+        return [p.detach() for p in model.parameters()]
+
+    for found, expected in zip(train(True), train(False), strict=True):
+        assert torch.equal(found, expected)

@@ -17,15 +17,6 @@ from training import loader, net, seed_all, train_step
 from pyphase import DecayType, Linear, PhaseError, PhaseLoop, TrainingPhase
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small lose time to threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def grow(run):
     run.model.append(nn.Linear(1, 1))
 

@@ -12,6 +12,7 @@ from toys import same
 from training import net, seed_all
 
 from pyphase import DecayType, Learner, PhaseError, PhaseLoop, PhaseScheduler, Plan, TrainingPhase
+from pyphase.apply.divergence import DivergenceCheck
 
 mse = nn.functional.mse_loss
 LINEAR = DecayType.LINEAR
@@ -58,6 +59,69 @@ def test_accumulated_steps_are_those_of_the_mean_gradient():
         optimizer.step()
         optimizer.zero_grad()
     same(dict(loop.model.state_dict()), dict(other.state_dict()))
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_batches():
+    """The history, the divergence check and the loop have the same figure."""
+    phases = [TrainingPhase(2, SGD, 0.05)]
+    learn = Learner(model(), (data(), None), mse, progress=False, accumulate=3)
+    history = learn.fit_opt_sched(phases, stop_div=True)
+    other = model()
+    optimizer = SGD(other.parameters(), lr=0.05, momentum=0.9)
+    batches, means, check = list(data()), [], DivergenceCheck()
+    for first, last in ((0, 3), (3, 6), (6, 7)) * 2:
+        losses = [mse(other(x), y) for x, y in batches[first:last]]
+        means.append(sum(float(loss.detach()) for loss in losses) / len(losses))
+        assert check(means[-1]) is None
+        for loss in losses:
+            loss.backward()
+        for param in other.parameters():
+            param.grad /= last - first
+        optimizer.step()
+        optimizer.zero_grad()
+    assert history.losses == means
+    assert learn.loop.loss == means[-1]
+    assert learn.loop.check.state_dict() == check.state_dict()
+    assert history.rows[0]["train_loss"] == pytest.approx(sum(means[:3]) / 3, rel=1e-12)
+
+
+@pytest.mark.parametrize("batch", [8, 9])
+def test_a_step_with_a_bad_batch_is_not_taken(batch):
+    """Whichever of its batches it is; the buffers are those of before the step."""
+    norm = nn.BatchNorm1d(3)
+    whole = nn.Sequential(norm, model())
+    phases = [TrainingPhase(steps=30, lr=1e-3)]
+    loop = PhaseLoop(whole, phases, data(40), accumulate=2, stop_div=True)
+    for number, (x, y) in enumerate(loop):
+        if number == 8:
+            kept = {name: value.clone() for name, value in whole.state_dict().items()}
+        loop.step(mse(loop.model(x), y) * (float("nan") if number == batch else 1.0))
+    assert number == 9
+    assert loop.stopped == "stopped before step 4: the loss is nan"
+    assert (loop.position, loop.pending) == (4, False)
+    assert all(param.grad is None for param in whole.parameters())
+    same(dict(whole.state_dict()), kept)
+
+
+def test_a_loop_has_a_loss_where_it_was_given():
+    loop = PhaseLoop(model(), [TrainingPhase(steps=2)], data(), accumulate=2)
+    assert loop.loss is None
+    seen = []
+    for (x, y), own in zip(loop, (1.0, torch.tensor([2.0]), None, 5), strict=False):
+        mse(loop.model(x), y).backward()
+        loop.step(own)
+        seen.append(loop.loss)
+    assert seen == [1.0, 1.5, None, None]
+
+
+@pytest.mark.parametrize("loss", ["1", torch.ones(2), [1.0], 1j])
+def test_a_loss_must_be_a_scalar(loss):
+    loop = PhaseLoop(model(), [TrainingPhase(steps=2)], data())
+    x, y = next(iter(loop))
+    mse(loop.model(x), y).backward()
+    with pytest.raises(TypeError, match="`loss` must be a scalar"):
+        loop.step(loss)
+    assert loop.step(1.0)  # nothing is lost
 
 
 @pytest.mark.parametrize("ours", [True, False])

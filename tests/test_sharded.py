@@ -71,6 +71,8 @@ def test_resumed_on_as_many_processes_it_ends_bit_for_bit(whole, resumed, kind):
     for saved, result in zip(dist_run.SAVED, resumed[kind], strict=True):
         assert result["steps"] == [process[saved:] for process in whole[kind]["steps"]]
         assert result["weights"] == whole[kind]["weights"]
+        assert result["averages"] == whole[kind]["averages"]  # a buffer is each process's own
+        assert len(set(result["averages"])) == 2
 
 
 @pytest.mark.parametrize("kind", dist_run.KINDS)

@@ -134,6 +134,16 @@ def test_what_cannot_be_saved_leaves_the_old_file(tmp_path):
     check_old_file(tmp_path)
 
 
+@pytest.mark.parametrize("value", [np.arange(3), random.Random])
+def test_what_could_not_be_read_back_leaves_the_old_file(tmp_path, value):
+    file = tmp_path / "c.pt"
+    save_checkpoint(file, GOOD)
+    with pytest.raises(PhaseError, match=r"can't be saved: it holds objects .* other than tensors"):
+        save_checkpoint(file, {**GOOD, "sampler": value})
+    same(load_checkpoint(file), GOOD)
+    assert os.listdir(tmp_path) == ["c.pt"]
+
+
 def test_folders_that_cannot_be_written_to(tmp_path):
     with pytest.raises(FileNotFoundError):
         save_checkpoint(tmp_path / "nowhere" / "a.pt", GOOD)

@@ -9,6 +9,13 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;
 
+// For the address sanitizer each call's memory ends where it asked for.
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool kExact = true;
+#else
+constexpr bool kExact = false;
+#endif
+
 struct Free {
   void operator()(void *memory) const { std::free(memory); }
 };
@@ -24,15 +31,15 @@ thread_local Block blocks[2];
 
 void *scratch(std::size_t bytes, Scratch use) {
   Block &block = blocks[static_cast<int>(use)];
-  if (bytes > block.capacity) {
+  if (kExact || bytes > block.capacity) {
     block.capacity = 0;
     block.memory.reset();
-    const std::size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    block.memory.reset(std::aligned_alloc(kAlignment, rounded));
-    if (!block.memory) {
+    void *memory = nullptr;
+    if (posix_memalign(&memory, kAlignment, bytes) != 0) {
       throw std::bad_alloc();
     }
-    block.capacity = rounded;
+    block.memory.reset(memory);
+    block.capacity = bytes;
   }
   return block.memory.get();
 }

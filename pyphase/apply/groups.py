@@ -181,7 +181,38 @@ def unwrapped(optimizer: Any) -> Any:
     return getattr(optimizer, "optimizer", optimizer)
 
 
-def decay_decoupled(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+def skipped_inside(optimizer: Any) -> bool:
+    """Tell, within a step hook, whether a fused optimizer skips the step for its GradScaler.
+
+    Other optimizers are not called at all for a step that is skipped.
+    """
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
+
+
+def decay_decoupled(
+    optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Decay the weights before a step; where a closure makes the gradients, once it has done so."""
+    closure = args[1] if len(args) > 1 else kwargs.get("closure")
+    if closure is None:
+        if not skipped_inside(optimizer):
+            _decay(optimizer)
+        return None
+    called = False
+
+    def then_decay() -> Any:
+        nonlocal called
+        loss = closure()
+        if not called:
+            _decay(optimizer)
+        called = True
+        return loss
+
+    return args[:1], {**kwargs, "closure": then_decay}
+
+
+def _decay(optimizer: torch.optim.Optimizer) -> None:
     """Shrink each parameter with a gradient: p <- p - lr * wd * p, wd the group's decoupled one."""
     for group in optimizer.param_groups:
         decay = group.get(DECAY, 0.0)
@@ -201,7 +232,7 @@ def add_momentum_buffers(optimizer: torch.optim.Optimizer, *_: Any) -> None:
                     state["momentum_buffer"] = torch.zeros_like(param)
 
 
-def _hook(optimizer: torch.optim.Optimizer, function: Callable[..., None]) -> None:
+def _hook(optimizer: torch.optim.Optimizer, function: Callable[..., Any]) -> None:
     """Call a function before each step of an optimizer, once."""
     inner = unwrapped(optimizer)
     if function not in inner._optimizer_step_pre_hooks.values():

@@ -1,6 +1,6 @@
 """Phases as the driver of a hand-written loop: values, optimizers, data, divergence.
 
-Stepping, entering phases, saving and loading share one state, so they stand in one file.
+Half of the file is documentation; the work is done by the parts that it puts together.
 """
 
 from __future__ import annotations
@@ -14,22 +14,14 @@ from torch.optim import Optimizer
 from pyphase.apply.before import Before
 from pyphase.apply.data import Feed
 from pyphase.apply.divergence import DivergenceCheck
-from pyphase.apply.gradients import average_gradients, clip_gradients, params_of
-from pyphase.apply.groups import Groups
-from pyphase.apply.optimizers import (
-    build_optimizer,
-    carry_state,
-    check_carry,
-    needs_closure,
-    set_mode,
-)
-from pyphase.apply.params import GroupsArg, collect_groups, follow_model
+from pyphase.apply.loop_state import check_state, read_state, write_state
+from pyphase.apply.params import GroupsArg, collect_groups
+from pyphase.apply.phase_data import PhaseData
+from pyphase.apply.phase_optimizers import PhaseOptimizers
 from pyphase.apply.ranks import mean_of_ranks
 from pyphase.apply.sources import Sources
-from pyphase.apply.state import get_rng_state, set_rng_state
-from pyphase.errors import PhaseError, check_flags, check_positive, check_whole, shown
-from pyphase.lengths import loader_length
-from pyphase.opt_fn import same
+from pyphase.apply.stepping import Stepper
+from pyphase.errors import PhaseError, check_flags, check_whole, shown
 from pyphase.phase import TrainingPhase
 from pyphase.plan import Plan
 
@@ -65,13 +57,9 @@ class PhaseLoop:
             comes before it, or where a function makes it only then (see ``data``).
 
     Attributes:
-        optimizer: the optimizer in use.
-        phase: the :class:`TrainingPhase` of the next step.
         plan: the :class:`Plan`.
         position: number of optimizer steps taken.
         stopped: why the loop stopped before the end of its plan, None while it didn't.
-        updating: whether an optimizer step is under way, or was cut off: weights may be half
-            updated.
 
     Raises:
         PhaseError: the plan doesn't fit the data, the optimizers or the model.
@@ -115,41 +103,56 @@ class PhaseLoop:
             raise TypeError(f"`model` must be a torch.nn.Module, got {shown(model)}")
         if optimizer is not None and not isinstance(optimizer, Optimizer):
             raise TypeError(f"`optimizer` must be a torch optimizer, got {shown(optimizer)}")
-        if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
-            raise TypeError(f"`scaler` must be a torch.amp.GradScaler, got {shown(scaler)}")
         check_flags(stop_div=stop_div)
-        self.model, self.scaler = model, scaler
-        self.accumulate = check_whole("accumulate", accumulate)
-        self._clip = clip_grad_norm
-        if clip_grad_norm is not None:
-            self._clip = check_positive("clip_grad_norm", clip_grad_norm)
-        self._prefetch = check_whole("prefetch", prefetch, least=0)
-        self._sources = Sources(phases, data, steps_per_epoch, batch_size, self.accumulate)
-        self.plan = self._sources.plan
-        self._given, self._groups_arg = optimizer, groups
+        self.model, self._groups = model, groups
+        self._stepper = Stepper(scaler, accumulate, clip_grad_norm)
+        prefetch = check_whole("prefetch", prefetch, least=0)
+        sources = Sources(phases, data, steps_per_epoch, batch_size, self.accumulate)
+        self.plan = sources.plan
+        self._data = PhaseData(sources, prefetch)
+        self._optimizers = PhaseOptimizers(self.plan, optimizer, self._collect)
         self.position = 0
         self.stopped: str | None = None
         self._stop_div = stop_div
-        self._entered = -1
+        self.check = DivergenceCheck()
+        self._entered = -1  # the last phase that was started
         self._has_batch = False
         self._batch: Any = None
-        self._taken = 0  # batches since the last optimizer step
-        self._backs = False  # whether their backward passes are ours
-        self.updating = False
         self._before: Before | None = None
-        self._feed: Feed | None = None
-        self._feed_phase = -1
-        self._next: tuple[int, Feed] | None = None  # the data to come, whose workers have started
-        self.check = DivergenceCheck()
-        if optimizer is not None and self.plan.opt_fns[0] is not None:
-            raise PhaseError(
-                "`optimizer` serves the phases before the first `opt_fn`: there is none"
-            )
-        self.optimizer = self._make_optimizer(0)
-        self._groups = self._bind(0, self.optimizer)
-        self._check_changes()
-        self._groups.write(self.optimizer.param_groups, 0)
-        set_mode(self.optimizer, training=True)
+
+    def _collect(self) -> list[list[torch.nn.Parameter]]:
+        return collect_groups(self.model, self._groups)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer in use."""
+        return self._optimizers.optimizer
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """The gradient scaler, None without one."""
+        return self._stepper.scaler
+
+    @property
+    def accumulate(self) -> int:
+        """Batches per optimizer step."""
+        return self._stepper.accumulate
+
+    @property
+    def loss(self) -> float | None:
+        """Mean loss of the batches of the last step, or of the one under way.
+
+        Each batch weighs the same, as its gradients do. None where :meth:`step` got no loss.
+        """
+        return self._stepper.loss
+
+    @property
+    def updating(self) -> bool:
+        """Whether an optimizer step is under way, or it or a phase's start was cut off.
+
+        The model may be half updated then: there is no state to save.
+        """
+        return self._stepper.updating or self._optimizers.cut_off
 
     @property
     def phase_index(self) -> int:
@@ -169,30 +172,25 @@ class PhaseLoop:
     @property
     def pending(self) -> bool:
         """Whether a batch was given since the last optimizer step."""
-        return self._has_batch or self._taken > 0
+        return self._has_batch or self._stepper.taken > 0
 
     @property
     def feed(self) -> Feed:
         """The stream of batches in use."""
-        if self._feed is None:
-            raise PhaseError("the loop has no data yet: it starts with the first batch")
-        return self._feed
+        return self._data.feed
 
     @property
     def feed_ends(self) -> bool:
         """Whether the data's epoch ends here, or other data takes over with the next step."""
-        if self._feed is None:
+        if not self._data.started:
             return False
-        changes = not self.done and not self._sources.same(self._feed_phase, self.phase_index)
-        return self._feed.at_epoch_end or changes
+        changes = not self.done and not self._data.serves(self.phase_index)
+        return self._data.at_epoch_end or changes
 
     @property
     def steps_on_data(self) -> int:
         """Number of steps from here until other data takes over, or the plan ends."""
-        last = self.phase_index + 1
-        while last < len(self.plan.phases) and self._sources.same(last - 1, last):
-            last += 1
-        return self.plan.spans[last - 1][1] - self.position
+        return self._data.steps_left(self.position)
 
     @property
     def batches_left(self) -> int | None:
@@ -200,23 +198,19 @@ class PhaseLoop:
 
         Before the first batch of a phase with other data, it is the length of that data.
         """
-        index = self.phase_index
-        if self._feed is None or not self._sources.same(self._feed_phase, index):
-            return loader_length(self._sources.train(index))
-        length = self._feed.length
-        return None if length is None else (length - self._feed.batch) or length
+        return self._data.batches_left(self.phase_index)
 
     @property
     def valid_data(self) -> Any:
         """The validation loader that came with the data in use, None where none did."""
-        return self._sources.valid(self._feed_phase)
+        return self._data.valid
 
     def __iter__(self) -> Iterator[Any]:
         if self._has_batch:  # an earlier iterator was left between a batch and its step
             yield self._batch
         while not self.done:
             self._prepare()
-            if self._taken == 0:
+            if self._stepper.taken == 0:
                 self._before = Before(self.model, self.feed, self.check, all_buffers=self._stop_div)
             self._batch = self.feed.next()
             self._has_batch = True
@@ -232,9 +226,18 @@ class PhaseLoop:
 
     def _prepare(self) -> None:
         """Enter the phase of the next batch; start the data to come, but not amid a step."""
-        self._enter(self.phase_index)
-        if self._taken == 0:
-            self._start_next_data()
+        index = self.phase_index
+        while self._entered < index:
+            self._start_phase(self._entered + 1)
+        self._data.enter(index)
+        if self._stepper.taken == 0:
+            self._data.start_next(self.position)
+
+    def _start_phase(self, index: int) -> None:
+        on_enter = self.plan.phases[index].on_enter
+        self._optimizers.enter(index, None if on_enter is None else lambda: on_enter(self))
+        self.check = DivergenceCheck()
+        self._entered = index
 
     def advance(self) -> None:
         """Count a step that the optimizer has taken; set the values of the next one.
@@ -243,7 +246,7 @@ class PhaseLoop:
         """
         self.position += 1
         if self.position >= self.plan.total_steps or self.phase_index == self._entered:
-            self._groups.write(self.optimizer.param_groups, self.position)
+            self._optimizers.write(self.position)
 
     @property
     def completes_step(self) -> bool:
@@ -251,8 +254,7 @@ class PhaseLoop:
 
         False where it only accumulates: with DDP, such a batch can run under ``no_sync``.
         """
-        last = self._feed is not None and self._feed.at_epoch_end
-        return last or self._taken + 1 >= self.accumulate
+        return self._data.at_epoch_end or self._stepper.taken + 1 >= self.accumulate
 
     def step(
         self,
@@ -266,7 +268,8 @@ class PhaseLoop:
         has a gradient (with ``accumulate``: after the first batch of the step).
 
         Args:
-            loss: the batch's loss, a scalar; needed for ``stop_div``.
+            loss: the batch's loss, a scalar; needed for ``stop_div``, which looks at the mean of
+                the step's batches.
             closure: for optimizers that evaluate the loss several times in a step (LBFGS): a
                 function that zeroes the gradients, computes the loss of the same batch, calls its
                 ``backward()`` and returns it.
@@ -281,50 +284,34 @@ class PhaseLoop:
         """
         if not self._has_batch:
             raise PhaseError("step() takes the step of a batch: call it once for each batch")
-        self._check_closure(closure)
+        self._stepper.check_closure(self.optimizer, closure)
+        self._stepper.add_loss(loss)
         if self._stop_div:
-            self._check_loss(loss)
+            self._check_loss()
             if self.stopped is not None:
                 self._undo_batch()
                 return False
-        if self._taken == 0:
-            self._backs = closure is None and not self._has_gradient()
-        if self._backs:
-            self._backward(loss)
+        self._stepper.backward(self.optimizer, loss, closure)
         if not self.completes_step:
-            self._drop_batch(self._taken + 1)
+            self._drop_batch(self._stepper.taken + 1)
             return False
-        taken = self._step_optimizer(closure)
+        taken = self._stepper.step(self.optimizer, closure)
         self.optimizer.zero_grad()
         self._drop_batch(taken=0)
         if taken:
             self.advance()
-        self.updating = False
+        self._stepper.updating = False
         return taken
 
     def _drop_batch(self, taken: int) -> None:
-        self._has_batch, self._batch, self._taken = False, None, taken
+        self._has_batch, self._batch, self._stepper.taken = False, None, taken
 
-    def _check_closure(self, closure: Any) -> None:
-        if closure is None and needs_closure(self.optimizer):
-            raise PhaseError(f"{type(self.optimizer).__name__} needs step(closure=...)")
-        if closure is not None and not callable(closure):
-            raise TypeError(f"`closure` must be a function, got {shown(closure)}")
-        if closure is not None and self.scaler is not None:
-            raise PhaseError("`closure` and a GradScaler don't go together: torch has no such step")
-        if closure is not None and (self.accumulate > 1 or self._clip is not None):
-            raise PhaseError(
-                "`closure` makes the gradients itself: `accumulate` and `clip_grad_norm` "
-                "don't reach them"
-            )
-
-    def _check_loss(self, loss: Any) -> None:
-        if loss is None:
+    def _check_loss(self) -> None:
+        if self.loss is None:
             raise PhaseError("`stop_div` needs the loss: step(loss)")
-        value = loss.detach() if isinstance(loss, torch.Tensor) else loss
-        self.stopped = self.check(mean_of_ranks(float(value)))
-        if self.stopped is not None:
-            self.stopped = f"stopped before step {self.position}: {self.stopped}"
+        reason = self.check(mean_of_ranks(self.loss)) if self.completes_step else None
+        if reason is not None:
+            self.stopped = f"stopped before step {self.position}: {reason}"
 
     def _undo_batch(self) -> None:
         """Drop what the diverging batch has done: gradients, and the buffers of its forward."""
@@ -332,140 +319,6 @@ class PhaseLoop:
         self._drop_batch(taken=0)
         if self._before is not None:
             self._before.put_buffers_back()
-
-    def _has_gradient(self) -> bool:
-        return any(param.grad is not None for param in params_of(self.optimizer))
-
-    def _backward(self, loss: Any) -> None:
-        if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
-            raise PhaseError(
-                "step() found no gradient: call loss.backward() before it, or hand it the loss"
-            )
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
-
-    def _step_optimizer(self, closure: Callable[[], Any] | None) -> bool:
-        if self.accumulate > 1:
-            average_gradients(self.optimizer, self._taken + 1)
-        if self._clip is not None:
-            if self.scaler is not None:
-                self.scaler.unscale_(self.optimizer)
-            clip_gradients(self.optimizer, self._clip)
-        self.updating = True
-        if self.scaler is None:
-            self.optimizer.step() if closure is None else self.optimizer.step(closure)
-            return True
-        before = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return bool(self.scaler.get_scale() >= before)
-
-    def _enter(self, index: int) -> None:
-        """Start phase ``index`` unless it has been started: optimizer, model, data, values."""
-        while self._entered < index:
-            self._start_phase(self._entered + 1)
-        if self._feed is None or not self._sources.same(self._feed_phase, index):
-            epoch = 0 if self._feed is None else self._feed.epoch + 1
-            if self._feed is not None and self._sources.last_use(self._feed_phase):
-                self._feed.close()
-            if self._next is not None and self._next[0] == index:
-                self._feed = self._next[1]
-            else:
-                self._feed = Feed(self._sources.train(index), epoch)
-            self._next = None
-        self._feed_phase = index
-
-    def _start_next_data(self) -> None:
-        """Start the workers of the data that takes over within the next ``prefetch`` steps."""
-        index, spans = self.phase_index, self.plan.spans
-        while self._next is None and index + 1 < len(spans):
-            left = spans[index][1] - self.position
-            index += 1
-            if left > self._prefetch or self.plan.phases[index].on_enter is not None:
-                return
-            if self._sources.same(self._feed_phase, index):
-                continue
-            # The number of the coming epoch isn't known before the last one of the data in use.
-            if left * self.accumulate < self.feed.epoch_left + self.accumulate:
-                loader = self._sources.train(index) if self._sources.is_made(index) else None
-                if getattr(loader, "num_workers", 0):
-                    coming = Feed(loader, self.feed.epoch + 1)
-                    coming.begin()
-                    self._next = index, coming
-            return
-
-    def _start_phase(self, index: int) -> None:
-        phase = self.plan.phases[index]
-        if phase.on_enter is not None:
-            params = self._collect()
-            phase.on_enter(self)
-            follow_model(self.optimizer, params, self._collect())
-        before, opt_before = self._groups, self.optimizer
-        if self._changes_optimizer(index):
-            set_mode(opt_before, training=False)
-            self.optimizer = self._make_optimizer(index)
-            self._groups = self._bind(index, self.optimizer)
-            set_mode(self.optimizer, training=True)
-        self._groups.write(self.optimizer.param_groups, self.plan.spans[index][0])
-        if self._groups is not before:
-            carry_state(phase.opt_state, opt_before, self.optimizer)
-        self.optimizer.zero_grad()  # a gradient left by somebody else would pass for the batch's
-        self.check = DivergenceCheck()
-        self._entered = index
-
-    def _collect(self) -> list[list[torch.nn.Parameter]]:
-        return collect_groups(self.model, self._groups_arg)
-
-    def _changes_optimizer(self, index: int) -> bool:
-        """Tell whether phase ``index`` builds an optimizer.
-
-        A plan can't know whose optimizer its first phases use. Where none was given it is an SGD,
-        and a phase that asks for SGD goes on with it.
-        """
-        before, now = self.plan.opt_fns[index - 1], self.plan.opt_fns[index]
-        is_default = before is None and self._given is None
-        if is_default and now is not None and same(now, torch.optim.SGD):
-            return False
-        return self.plan.changes_optimizer(index)
-
-    def _make_optimizer(self, index: int) -> Optimizer:
-        if self.plan.opt_fns[index] is None and self._given is not None:
-            return self._given
-        params = self._collect()
-        starts = [form[1] for form in self.plan.phases[index].tracks["lr"].forms()]
-        if len(starts) not in (1, len(params)):
-            raise PhaseError(
-                f"the plan names {self.plan.groups} parameter groups, but `groups` makes "
-                f"{len(params)}"
-            )
-        lrs = starts * len(params) if len(starts) == 1 else starts
-        return build_optimizer(self.plan.opt_fns[index], params, lrs)
-
-    def _bind(
-        self, index: int, optimizer: Optimizer, own: dict[str, list[Any]] | None = None
-    ) -> Groups:
-        last = index + 1
-        while last < len(self.plan.phases) and not self._changes_optimizer(last):
-            last += 1
-        return Groups(self.plan, optimizer, range(index, last), own)
-
-    def _check_changes(self) -> None:
-        """Build each later optimizer once: what can't work is said before any training."""
-        before, last_groups = type(self.optimizer), self.optimizer.param_groups
-        for index, phase in enumerate(self.plan.phases):
-            if not self._changes_optimizer(index):
-                continue
-            optimizer = self._make_optimizer(index)
-            self._bind(index, optimizer)
-            if phase.opt_state == "map" and any(g.get("dampening") == 1 for g in last_groups):
-                raise PhaseError(
-                    f"{self.plan.label(index)}: `opt_state` (='map') can't read the mean gradient "
-                    "of an SGD with dampening 1"
-                )
-            try:
-                check_carry(phase.opt_state, before, type(optimizer))
-            except PhaseError as error:
-                raise PhaseError(f"{self.plan.label(index)}: {error}") from None
-            before, last_groups = type(optimizer), optimizer.param_groups
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the rest of the run depends on.
@@ -476,37 +329,9 @@ class PhaseLoop:
         next step.
 
         Raises:
-            PhaseError: the optimizer's step was cut off half way.
+            PhaseError: the optimizer's step, or the start of a phase, was cut off half way.
         """
-        if self.updating:
-            raise PhaseError("the optimizer's step was cut off: weights may be half updated")
-        before = self._before if self.pending else None
-        model = self.model.state_dict()
-        feed = None if self._feed is None else self._feed.state_dict()
-        coming: list[Any] | None = None
-        if self._next is not None:
-            coming = [self._next[0], self._next[1].state_dict()]
-        if before is not None:
-            model.update({name: kept for name, kept in before.named.items() if name in model})
-            feed = before.feed
-        begun = self.position < self.plan.total_steps and self.phase_index == self._entered
-        return {
-            "pyphase": "loop 1",
-            "plan": self.plan.to_json(),
-            "position": self.position,
-            "entered": self.position if begun else self.position - 1,
-            "stopped": self.stopped,
-            "model": model,
-            "optimizer": self.optimizer.state_dict(),
-            "optimizer_class": type(self.optimizer).__name__,
-            "own": {name: list(own) for name, own in self._groups.own.items()},
-            "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "check": self.check.state_dict() if before is None else before.check,
-            "feed": feed,
-            "next": coming,
-            "sources": self._sources.state_dict(),
-            "rng": get_rng_state() if before is None else before.rng,
-        }
+        return read_state(self, self._before if self.pending else None)
 
     def load_state_dict(
         self,
@@ -525,25 +350,12 @@ class PhaseLoop:
             PhaseError: the state was saved under another plan (the message shows the differences),
                 unless ``accept_other_plan``; or it is no state of a PhaseLoop.
         """
-        _check_state(state)
+        check_state(state)
         is_same_plan = self.plan.check_same(state["plan"], accept=accept_other_plan)
         if self._entered >= 0 or self.position:
             raise PhaseError("load the state into a new loop, before its first batch")
         self._enter_again(state["entered"], state["position"])
-        if type(self.optimizer).__name__ != state["optimizer_class"]:
-            raise PhaseError(
-                f"the state is of {state['optimizer_class']}, but step {self.position} of this "
-                f"plan has {type(self.optimizer).__name__}"
-            )
-        try:
-            if read is not None:
-                model, optimizer = read(self)
-                state = state | {"model": model, "optimizer": optimizer}
-            self._restore(state, is_same_plan)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            if isinstance(error, PhaseError):
-                raise
-            raise PhaseError(f"the state doesn't fit this run: {error}") from error
+        write_state(self, state, keep_plan=not is_same_plan, read=read)
 
     def _enter_again(self, entered: int, position: int) -> None:
         """Enter the phases up to the one of step ``entered``, as training to ``position`` did."""
@@ -552,51 +364,5 @@ class PhaseLoop:
             self.position = begin
             self._start_phase(index)
             # Functions that no later phase calls keep the value of the last step.
-            self._groups.write(self.optimizer.param_groups, min(position, end - 1))
+            self._optimizers.write(min(position, end - 1))
         self.position = position
-
-    def _restore(self, state: dict[str, Any], is_same_plan: bool) -> None:
-        self.stopped = state["stopped"]
-        self.model.load_state_dict(state["model"])
-        options = [{**group, "params": None} for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
-        if not is_same_plan:
-            for group, own_options in zip(self.optimizer.param_groups, options, strict=True):
-                group.update(own_options | {"params": group["params"]})
-        own = {name: state["own"].get(name, own) for name, own in self._groups.own.items()}
-        self._groups = self._bind(self._groups.phases[0], self.optimizer, own)
-        if self.scaler is not None and state["scaler"] is not None:
-            self.scaler.load_state_dict(state["scaler"])
-        self.check.load_state_dict(state["check"])
-        self._sources.load_state_dict(state["sources"])
-        if state["feed"] is not None:
-            self._feed_phase = max(self._entered, 0)
-            self._feed = Feed(self._sources.train(self._feed_phase))
-            self._feed.load_state_dict(state["feed"])
-        if state["next"] is not None and is_same_plan:
-            index, coming = state["next"]
-            feed = Feed(self._sources.train(index))
-            feed.load_state_dict(coming)
-            self._next = index, feed
-        if self.phase_index == max(self._entered, 0):
-            self._groups.write(self.optimizer.param_groups, self.position)
-        set_mode(self.optimizer, training=True)  # a state may be of the end of a fit
-        set_rng_state(state["rng"])
-
-
-_OPTIONAL = {"stopped": str, "scaler": dict, "feed": dict, "next": list}
-_PARTS = {"plan": str, "position": int, "entered": int, "model": dict, "optimizer": dict}
-_PARTS |= {"optimizer_class": str, "own": dict, "check": dict, "sources": dict, "rng": dict}
-
-
-def _check_state(state: Any) -> None:
-    if not isinstance(state, dict) or state.get("pyphase") != "loop 1":
-        raise PhaseError("not a state of a PhaseLoop")
-    wrong = [name for name, kind in _PARTS.items() if not isinstance(state.get(name), kind)]
-    wrong += [
-        name
-        for name, kind in _OPTIONAL.items()
-        if name not in state or not isinstance(state[name], kind | None)
-    ]
-    if wrong:
-        raise PhaseError(f"not a state of a PhaseLoop: `{wrong[0]}` is missing or wrong")

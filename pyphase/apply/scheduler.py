@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyphase.apply.groups import Groups, unwrapped
+from pyphase.apply.groups import Groups, skipped_inside, unwrapped
 from pyphase.errors import PhaseError, check_flags, check_number, check_whole, shown
 from pyphase.opt_fn import bound, name_of
 from pyphase.phase import TrainingPhase
@@ -191,15 +191,6 @@ class PhaseScheduler(LRScheduler):
             self._groups = Groups(self.plan, self.optimizer, phases, own)
         self._set(step)
         self.last_epoch = step
-
-
-def skipped_inside(optimizer: Any) -> bool:
-    """Tell, within a step hook, whether a fused optimizer skips the step for its GradScaler.
-
-    Other optimizers are not called at all for a step that is skipped.
-    """
-    found = getattr(optimizer, "found_inf", None)
-    return found is not None and bool(found)
 
 
 def check_own(name: str, values: list[Any], count: int) -> list[float]:

@@ -13,6 +13,7 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
 
 from pyphase.apply.gradients import params_of
 from pyphase.apply.loop import PhaseLoop
@@ -30,7 +31,8 @@ def save_sharded(run: PhaseLoop | Learner, folder: str | os.PathLike[str]) -> No
     """Write the state of a run; every process calls it and writes its own part.
 
     Weights and optimizer state go through ``torch.distributed.checkpoint``: shards of FSDP2 stay
-    shards. Random generators and the position in the data are each process's own. Each call makes
+    shards. Buffers (a batch norm's averages), random generators and the position in the data are
+    each process's own. Each call makes
     a numbered folder within ``folder``; the older ones are removed when the new one is complete,
     so that a run that is killed meanwhile leaves the last one.
 
@@ -89,8 +91,8 @@ def load_sharded(
     """Go on where a run that :func:`save_sharded` wrote was; every process calls it.
 
     With the same number of processes the run goes on bit for bit. With another number, weights,
-    optimizer state, plan and step are the saved ones, the position in the data is the first
-    process's, and added processes keep their own random generators.
+    optimizer state, plan and step are the saved ones, buffers and the position in the data of added
+    processes are the first one's, and they keep their own random generators.
 
     Only load folders that you trust: torch's metadata in them is a pickle.
 
@@ -116,7 +118,7 @@ def load_sharded(
         loop_state["rng"] = get_rng_state()
 
     def read(loop: PhaseLoop) -> tuple[dict[str, Any], dict[str, Any]]:
-        return _read(source, loop, loop_state["optimizer"])
+        return _read(source, loop, loop_state)
 
     run.load_state_dict(state, accept_other_plan=accept_other_plan, read=read)
 
@@ -130,7 +132,14 @@ def _numbers(folder: Path) -> list[int]:
 def _split(state: dict[str, Any], loop: PhaseLoop) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what each process keeps for itself, and the tensors that all share."""
     inner = state.get("loop", state)
-    tensors = {f"model.{_name(loop, name)}": value for name, value in inner["model"].items()}
+    buffers = dict(loop.model.named_buffers(remove_duplicate=False))
+    own, tensors = {}, {}
+    for name, value in inner["model"].items():
+        # Replicas differ: DDP hands the first process's to the others before the next batch.
+        if name in buffers and not isinstance(value, DTensor):
+            own[_name(loop, name)] = value
+        else:
+            tensors[f"model.{_name(loop, name)}"] = value
     entries: dict[int, dict[str, Any]] = {}
     for index, entry in inner["optimizer"]["state"].items():
         entries[index] = {}
@@ -140,16 +149,21 @@ def _split(state: dict[str, Any], loop: PhaseLoop) -> tuple[dict[str, Any], dict
                 value = {"shape": list(value.shape), "dtype": value.dtype}
             entries[index][key] = value
     optimizer = inner["optimizer"] | {"state": entries}
-    plain = inner | {"model": {}, "optimizer": optimizer}
+    plain = inner | {"model": own, "optimizer": optimizer}
     return (plain if inner is state else state | {"loop": plain}), tensors
 
 
 def _read(
-    source: Path, loop: PhaseLoop, optimizer: dict[str, Any]
+    source: Path, loop: PhaseLoop, saved: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the shared tensors into ones of this process's shards; return both states."""
-    model = loop.model.state_dict()
-    tensors = {f"model.{_name(loop, name)}": value.detach() for name, value in model.items()}
+    optimizer = saved["optimizer"]
+    model, tensors = loop.model.state_dict(), {}
+    for name, value in model.items():
+        if _name(loop, name) in saved["model"]:
+            model[name] = saved["model"][_name(loop, name)]
+        else:
+            tensors[f"model.{_name(loop, name)}"] = value.detach()
     params = params_of(loop.optimizer)
     state: dict[int, dict[str, Any]] = {}
     for index, entry in optimizer["state"].items():

@@ -58,6 +58,7 @@ def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None
 
     Raises:
         OSError: the folder can't be written to, or the disk is full.
+        PhaseError: ``state`` holds what :func:`load_checkpoint` would refuse.
     """
     state = _plain(state)
     target = Path(path)
@@ -67,6 +68,7 @@ def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
+        _check_readable(temporary)
         os.replace(temporary, target)
         _flush_folder(target.parent)
     except BaseException as error:
@@ -75,6 +77,18 @@ def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None
         if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
+
+
+def _check_readable(path: Path) -> None:
+    """Raise for a file that could not be read back; its tensors are left where they are."""
+    try:
+        torch.load(path, map_location="meta", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f" ({found[1]})" if found else ""
+        raise PhaseError(
+            f"the state can't be saved: it holds objects{what} other than tensors and plain values"
+        ) from None
 
 
 def _flush_folder(folder: Path) -> None:

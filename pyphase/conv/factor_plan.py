@@ -11,7 +11,7 @@ from torch import nn
 
 from pyphase.conv.factor_table import LayerPlan, render
 from pyphase.conv.layers import FactorizedConv2d
-from pyphase.conv.sites import Site
+from pyphase.conv.sites import Site, has_hooks
 
 __all__ = ["FactorPlan", "Swap"]
 
@@ -32,8 +32,17 @@ class Swap:
         return cls(site, pair, norm, _versions(site.conv, norm))
 
     def is_stale(self) -> bool:
-        """Return whether the tensors have changed since."""
-        return _versions(self.site.conv, self.norm) != self.versions
+        """Return whether the tensors have changed since, or something would now be lost."""
+        trains = self.norm is not None and self.norm.training
+        changed = _versions(self.site.conv, self.norm) != self.versions
+        return changed or trains or has_hooks(self.site.conv)
+
+    def follow(self) -> None:
+        """Let the pair train what the convolution trains now."""
+        conv = self.site.conv
+        self.pair.requires_grad_(conv.weight.requires_grad)
+        if conv.bias is not None and self.pair.bias2 is not None:
+            self.pair.bias2.requires_grad_(conv.bias.requires_grad)
 
     def places(self, applied: bool) -> list[tuple[str, nn.Module, nn.Module]]:
         """Return (name, module that is there, module to put there)."""
@@ -126,6 +135,8 @@ class FactorPlan:
                 raise RuntimeError(
                     f"{swap.site.name!r} has changed since the plan was made: factorize again"
                 )
+        for swap in self._swaps:
+            swap.follow()
         self._swap("the plan was made")
 
     def undo(self) -> None:
@@ -154,6 +165,9 @@ class FactorPlan:
             _settle(new, there)
             self._model.get_submodule(parent)._modules[leaf] = new
         self.applied = not self.applied
+
+    def __reduce__(self) -> str:
+        raise TypeError("a plan belongs to its model and can't be copied: keep `plan.ranks`")
 
     def __repr__(self) -> str:
         return render(self, self._fits_outputs)

@@ -22,6 +22,7 @@ from pyphase.conv.rules import (
     by_rank,
     by_ratio,
     by_score,
+    score,
     with_pairs,
 )
 from pyphase.conv.sites import Site, find_sites
@@ -117,7 +118,8 @@ def factorize(
         raise TypeError(f"`model` must be a torch.nn.Module, got {shown(model)}")
     if order is not None and order not in ORDERS:
         raise ValueError(f"`order` (={shown(order)}) must be None or one of {ORDERS}")
-    if whole("multiple", multiple) < 1:
+    multiple = whole("multiple", multiple)
+    if multiple < 1:
         raise ValueError(f"`multiple` (={multiple}) must be >= 1")
     if isinstance(ignore, str) or not isinstance(ignore, Collection):
         raise TypeError(f"`ignore` must be a collection of names, got {shown(ignore)}")
@@ -127,8 +129,12 @@ def factorize(
     for site in sites:
         if not site.calls:
             site.reason = site.reason or "not called with `inputs`"
+        elif not any(call.shape[0] * call.height * call.width for call in site.calls):
+            raise ValueError(f"`inputs`: the output of {site.name!r} is empty")
     if calibration is not None:
         batches = calibration if isinstance(calibration, list) else [calibration]
+        if not batches:
+            raise ValueError("`calibration` is an empty list")
         collect_moments(model, sites, batches)
     if fold_batch_norm:
         fold_norms(model, sites, norms)
@@ -168,9 +174,12 @@ def _check_rule(rules: dict[str, Any], evaluate: Any) -> tuple[str, Any]:
     (name,) = given
     value = rules[name]
     if name == "rank":
-        if not isinstance(value, Mapping) and whole("rank", value) < 1:
-            raise ValueError(f"`rank` (={value}) must be >= 1")
-        return name, value
+        if isinstance(value, Mapping):
+            return name, value
+        rank = whole("rank", value)
+        if rank < 1:
+            raise ValueError(f"`rank` (={rank}) must be >= 1")
+        return name, rank
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"`{name}` must be a number, got {shown(value)}")
     if name == "max_drop":
@@ -196,7 +205,8 @@ def _explicit(
         own, rank = value if isinstance(value, tuple | list) and len(value) == 2 else (None, value)
         if own is not None and own not in ORDERS:
             raise ValueError(f"`rank[{name!r}]` (={shown(value)}): no order {shown(own)}")
-        if whole(f"rank[{name!r}]", rank) < 1 or rank % multiple:
+        rank = whole(f"rank[{name!r}]", rank)
+        if rank < 1 or rank % multiple:
             raise ValueError(f"`rank[{name!r}]` (={rank}) must be a multiple of {multiple}, >= 1")
         found[named[name].name] = own, rank
     for site in sites:
@@ -241,7 +251,7 @@ def _plan(
         before, after = time_models([dense, slim], inputs)
         ms = 1e3 * before, 1e3 * after
     if evaluate is not None:
-        scores = float(evaluate(dense)), float(evaluate(slim))
+        scores = score(evaluate, dense), score(evaluate, slim)
     saved = sum(row.macs[0] - row.macs[1] for row in rows)
     params = _numbers(dense), _numbers(slim)
     swaps = [

@@ -158,6 +158,8 @@ def collect_moments(model: nn.Module, sites: Sequence[Site], batches: Sequence[A
     for batch in batches:
         call_model(model, batch)
     for site in sites:
+        if site.moment is not None and not counts[site.name]:
+            raise ValueError(f"`calibration`: the output of {site.name!r} is empty")
         if site.moment is None:
             site.reason = site.reason or "not called with `calibration`"
         elif not site.moment.isfinite().all() or not site.moment.any():
@@ -186,7 +188,8 @@ def _moment(conv: nn.Conv2d, input: Tensor, positions: int) -> tuple[Tensor, int
     per_image = conv.groups * size * positions
     for part in torch.split(input, max(1, _PATCHES_AT_ONCE // max(per_image, 1))):
         patches = nn.functional.unfold(part, (height, width), conv.dilation, 0, conv.stride)
-        patches = patches.reshape(len(part), conv.groups, size, -1).permute(1, 2, 0, 3).flatten(2)
+        shape = len(part), conv.groups, size, patches.shape[-1]
+        patches = patches.reshape(shape).permute(1, 2, 0, 3).flatten(2)
         total.baddbmm_(patches, patches.mT)
         count += patches.shape[-1]
     return total, count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from pyphase.conv.decompose import Decomposition
 from pyphase.conv.layers import FactorizedConv2d, pair_like
 from pyphase.conv.ranks import Choice, Shape, greedy, hull, ladder
 from pyphase.conv.sites import Site
+from pyphase.errors import shown
 
 __all__ = [
     "Layer",
@@ -24,6 +26,7 @@ __all__ = [
     "by_rank",
     "by_ratio",
     "by_score",
+    "score",
     "with_pairs",
 ]
 
@@ -76,9 +79,6 @@ class Layer:
             with torch.no_grad():
                 layer.weight1.copy_(first)
                 layer.weight2.copy_(second)
-            layer.requires_grad_(self.site.conv.weight.requires_grad)
-            if layer.bias2 is not None and self.site.conv.bias is not None:
-                layer.bias2.requires_grad_(self.site.conv.bias.requires_grad)
             self.pairs[key] = layer, error
         return self.pairs[key]
 
@@ -192,6 +192,15 @@ def by_macs(layers: Sequence[Layer], total: int, share: float, calibrated: bool)
         )
 
 
+def score(evaluate: Callable[[nn.Module], float], model: nn.Module) -> float:
+    """Return what ``evaluate`` gives for a model, which must be a number."""
+    found = evaluate(model)
+    try:
+        return float(found)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"`evaluate` must return a number, got {shown(found)}") from error
+
+
 def by_score(
     model: nn.Module,
     layers: Sequence[Layer],
@@ -202,12 +211,14 @@ def by_score(
     """Take the fewest MACs whose score falls by ``max_drop`` at most, by bisection of the path."""
     path = _macs_path(layers, calibrated)
     path.take(0)
-    least = evaluate(with_pairs(model, layers)) - max_drop
+    dense = score(evaluate, with_pairs(model, layers))
+    if not math.isfinite(dense):
+        raise ValueError(f"`max_drop` needs a finite score of the model, got {dense}")
     low, high = 0, len(path.moves) + 1
     while high - low > 1:
         middle = (low + high) // 2
         path.take(middle)
-        if evaluate(with_pairs(model, layers)) >= least:
+        if score(evaluate, with_pairs(model, layers)) >= dense - max_drop:
             low = middle
         else:
             high = middle

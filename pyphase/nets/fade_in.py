@@ -18,8 +18,8 @@ class FadeIn(nn.Module):
         output = (1 - alpha) * old(x) + alpha * new(x)
 
     A phase drives alpha by ``values={fade.set_alpha: Linear(0, 1)}``. At 0 and at 1 the output is
-    the old or the new module's exactly; both are computed, so that a network puts ``fade.new`` in
-    the place of the whole once alpha is 1.
+    the old or the new module's exactly, if both are finite. Both are computed, so that a network
+    puts ``fade.new`` in the place of the whole once alpha is 1.
 
     Args:
         old: what the network has had.

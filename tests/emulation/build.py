@@ -7,11 +7,13 @@ that it reads, so that a session compiles only what has changed.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
 import getpass
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -67,22 +69,24 @@ def _digest(source: Path, flags: list[str]) -> str:
     rules = subprocess.run([*compiler, "-MM", str(source)], capture_output=True, text=True)
     if rules.returncode:
         raise AssertionError(rules.stderr)
-    text = hashlib.sha256(repr(flags).encode())
+    text = hashlib.sha256(repr(flags).encode() + MUTANT.read_bytes())
     for name in rules.stdout.split(":", 1)[1].replace("\\\n", " ").split():
         text.update(Path(name).read_bytes())
     return f"{source.stem}-{text.hexdigest()[:16]}"
 
 
 def _run(command: list[str], result: Path) -> Path:
-    """Run a compiler; its result appears whole or not at all."""
-    if not result.exists():
-        result.parent.mkdir(exist_ok=True)
-        part = result.with_name(f"{os.getpid()}-{result.name}")
-        done = subprocess.run([*command, "-o", str(part)], capture_output=True, text=True)
-        if done.returncode:
-            raise AssertionError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-        result.with_suffix(result.suffix + "-log").write_text(done.stdout + done.stderr)
-        part.replace(result)
+    """Run a compiler, one process at a time; its result appears whole or not at all."""
+    result.parent.mkdir(exist_ok=True)
+    with result.with_suffix(result.suffix + "-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not result.exists():
+            part = result.with_name(f"{os.getpid()}-{result.name}")
+            done = subprocess.run([*command, "-o", str(part)], capture_output=True, text=True)
+            if done.returncode:
+                raise AssertionError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+            result.with_suffix(result.suffix + "-log").write_text(done.stdout + done.stderr)
+            part.replace(result)
     return result
 
 
@@ -97,12 +101,11 @@ def host_library(
     sources: tuple[Path, ...],
     *,
     checked: bool = False,
-    mutant: int = 0,
-    mutated: Path | None = None,
+    mutable: Path | None = None,
 ) -> ctypes.CDLL:
     """Link sources with the machine of fibers; `checked`: with every detector on.
 
-    `mutant`: the number of a fault that is compiled into the kernels, or into one file of them.
+    `mutable`: the source whose faults `machine.mutate` turns on.
     """
     flags: tuple[str, ...] = ("-O1", "-fsanitize=thread") if checked else ("-O2",)
     runtime = sorted(path for path in HOST.glob("*.cpp") if path.stem in RUNTIME)
@@ -112,9 +115,8 @@ def host_library(
     objects = [compile_object(path, ("-O2",)) for path in [*runtime, *plain]]
     for path in sources:
         if path.suffix == ".cu":
-            faulty = mutant and (mutated is None or path == mutated)
-            fault = (f"-DPYPHASE_MUTANT={mutant}",) if faulty else ()
-            objects.append(compile_object(path, flags + fault))
+            faults = ("-DPYPHASE_MUTANT=::cuda_host::mutant()",) if path == mutable else ()
+            objects.append(compile_object(path, flags + faults))
     names = " ".join(str(path) for path in objects)
     stem = hashlib.sha256(names.encode()).hexdigest()[:16]
     command = ["g++", "-shared", *map(str, objects), "-ldl"]
@@ -129,21 +131,30 @@ def loaded() -> list[ctypes.CDLL]:
 
 
 _libraries: list[ctypes.CDLL] = []
+MUTANT = HOST / "mutant.h"
 RUNTIME = ("fiber", "machine", "copies", "matrices", "runtime", "control")
 
 
 @functools.cache
-def ptx_file(source: Path, architecture: int, mutant: int = 0) -> Path:
-    """What nvcc emits for a source and a target."""
+def ptx_file(source: Path, architecture: int, mutable: bool = False) -> Path:
+    """What nvcc emits for a source and a target; `mutable`: with every fault, none turned on."""
     flags = ["-std=c++20", "-O3", f"-arch=sm_{architecture}", f"-I{KERNELS}"]
-    if mutant:
-        flags.append(f"-DPYPHASE_MUTANT={mutant}")
+    if mutable:
+        flags += ["-DPYPHASE_MUTANT=pyphase_mutant()", "-include", str(MUTANT)]
     command = [nvcc(), *flags, "-ptx", str(source)]
     return _run(command, CACHE / f"{_digest(source, flags)}.ptx")
 
 
-def ptx_text(source: Path, architecture: int, mutant: int = 0) -> str:
-    return ptx_file(source, architecture, mutant).read_text()
+def ptx_text(source: Path, architecture: int) -> str:
+    return ptx_file(source, architecture).read_text()
+
+
+def mutant_text(source: Path, architecture: int, number: int) -> str:
+    """PTX with one fault turned on, or none for 0: with its number where mutant.h leaves a mark."""
+    marked = ptx_file(source, architecture, mutable=True).read_text()
+    mark = re.findall(r'"mov.u32 %0, (\w+);"', MUTANT.read_text())[0]
+    assert mark in marked
+    return marked.replace(mark, str(number))
 
 
 @functools.cache

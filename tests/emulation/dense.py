@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from emulation import build, machine
 
-UNITS = (build.KERNELS / "dense.cu",)
+UNITS = tuple(build.KERNELS / f"dense_{name}.cu" for name in ("float", "bfloat16", "half"))
 SOURCES = (
     *UNITS,
+    build.KERNELS / "dense.cpp",
     build.KERNELS / "dense_plan.cpp",
     build.KERNELS / "dense_tiles.cpp",
     build.KERNELS.parent / "problem.cpp",
@@ -47,8 +49,8 @@ class Planned(NamedTuple):
     launches: list[tuple[int, int, list[int]]]
 
 
-def library(*, checked: bool = False, mutant: int = 0) -> ctypes.CDLL:
-    return build.host_library(SOURCES, checked=checked, mutant=mutant)
+def library(*, checked: bool = False, mutable: Path | None = None) -> ctypes.CDLL:
+    return build.host_library(SOURCES, checked=checked, mutable=mutable)
 
 
 def _numbers(values: Iterable[int]) -> Any:

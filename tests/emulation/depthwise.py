@@ -80,9 +80,9 @@ class Plan(NamedTuple):
     choice: tuple[int, ...]
 
 
-def plan(problem: Sum, backward: bool = False, device: Device = SMALL, mutant: int = 0) -> Plan:
+def plan(problem: Sum, backward: bool = False, device: Device = SMALL) -> Plan:
     """Return the plan of a pass; a Fault where none serves it."""
-    library = host_library(SOURCES, mutant=mutant)
+    library = host_library(SOURCES)
     library.depthwise_plan.restype = ctypes.c_char_p
     numbers = (ctypes.c_double * 23)()
     require(library.depthwise_plan(problem.numbers, _numbers(device), int(backward), numbers))

@@ -47,6 +47,11 @@ def turns(library: ctypes.CDLL, order: str = "forward", seed: int = 1) -> None:
     library.emulation_turns(("forward", "backward", "shuffled").index(order), ctypes.c_uint(seed))
 
 
+def mutate(library: ctypes.CDLL, number: int) -> None:
+    """Turn on one of the faults of a mutable library; 0: none."""
+    library.emulation_mutant(number)
+
+
 def run_on_fibers(
     library: ctypes.CDLL, tensors: Sequence[Tensor], call: Callable[[list[int | None]], None]
 ) -> list[dict[str, int]]:

@@ -18,11 +18,11 @@ from conv_errors import pair_bound
 from conv_reference import Problem
 
 from emulation import build, dense
-from emulation.machine import Fault, turns
+from emulation.machine import Fault, mutate, turns
 from emulation.ptx.launch import PtxLibrary
 
 pytestmark = pytest.mark.emulation
-UNIT = build.KERNELS / "dense.cu"
+BFLOAT16 = build.KERNELS / "dense_bfloat16.cu"
 CASES = {
     "ragged": Problem((5, 9, 6), (7, 11), (3, 5), batch=1, activation="relu"),
     "whole units": Problem((16, 16, 24), (6, 9), (3, 3), batch=1),
@@ -69,8 +69,9 @@ def test_the_order_of_threads_changes_nothing(checked, backward, order):
 
 @pytest.fixture(scope="module", name="interpreted", params=build.ARCHITECTURES, ids="sm_{}".format)
 def interpreted_library(request):
-    build.ahead(*(partial(build.ptx_text, UNIT, target) for target in build.ARCHITECTURES))
-    return PtxLibrary(dense.library(), [build.ptx_text(UNIT, request.param)], count=True)
+    texts = [partial(build.ptx_text, unit, request.param) for unit in dense.UNITS]
+    build.ahead(*texts)
+    return PtxLibrary(dense.library(), [text() for text in texts])
 
 
 @PASSES
@@ -88,14 +89,16 @@ MUTANTS = {
     23: "the intermediate one line short",
     24: "no zeros beyond the image",
     25: "a barrier less in the ring",
+    26: "waits for a copy less in the sums of weights",
+    27: "a barrier less in their ring",
 }
 
 
-def found_by_some_case(library) -> bool:
-    """Whether the forward pass of one of the cases shows a fault."""
+def found_by_some_case(library, backward: bool = False) -> bool:
+    """Whether a pass of one of the cases shows a fault."""
     for problem in CASES.values():
         try:
-            hold(library, problem, torch.bfloat16, True, backward=False)
+            hold(library, problem, torch.bfloat16, True, backward)
         except (Fault, AssertionError):
             return True
     return False
@@ -103,16 +106,27 @@ def found_by_some_case(library) -> bool:
 
 @pytest.mark.parametrize("number", MUTANTS)
 def test_fault_in_a_kernel_is_found_on_the_host(number):
-    assert found_by_some_case(dense.library(checked=True, mutant=number)), MUTANTS[number]
+    library = dense.library(checked=True, mutable=BFLOAT16)
+    mutate(library, number)
+    assert found_by_some_case(library, backward=number >= 26), MUTANTS[number]
 
 
 @pytest.mark.parametrize("number", MUTANTS)
 def test_fault_in_a_kernel_is_found_in_ptx(number):
-    library = PtxLibrary(dense.library(), [build.ptx_text(UNIT, 80, mutant=number)])
-    assert found_by_some_case(library), MUTANTS[number]
+    library = PtxLibrary(dense.library(), [build.mutant_text(BFLOAT16, 80, number)])
+    assert found_by_some_case(library, backward=number >= 26), MUTANTS[number]
 
 
-# Faults of the assembly alone, which the host code cannot show.
+@PASSES
+def test_with_no_fault_turned_on_none_is_found(backward):
+    on_host = dense.library(checked=True, mutable=BFLOAT16)
+    as_ptx = PtxLibrary(dense.library(), [build.mutant_text(BFLOAT16, 80, 0)])
+    for library in (on_host, as_ptx):
+        assert not found_by_some_case(library, backward)
+
+
+# Faults of the assembly alone, which the host code cannot show. The text without them is that of
+# test_ptx_passes_all_checks, on the same cases.
 TEXTS = {
     "registers of A exchanged": (
         r"(mma\.sync\S+\s+\{[^}]*\},\s*\{)(%r\d+),\s*(%r\d+),\s*(%r\d+)",
@@ -127,9 +141,9 @@ TEXTS = {
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_fault_in_the_assembly_is_found(name):
-    text = build.ptx_text(UNIT, 80)
+    text = build.ptx_text(BFLOAT16, 80)
     changed = re.sub(*TEXTS[name], text)
     if changed == text:
         pytest.skip("the kernels have no such instruction")
-    assert found_by_some_case(PtxLibrary(dense.library(), [changed])), name
-    assert not found_by_some_case(PtxLibrary(dense.library(), [text]))
+    faulty = PtxLibrary(dense.library(), [changed])
+    assert any(found_by_some_case(faulty, backward) for backward in (False, True)), name

@@ -41,12 +41,13 @@ def test_gradients_err_no_more_than_torch(name, dtype, channels_last):
 @pytest.mark.parametrize("row_first", [False, True])
 @pytest.mark.parametrize("stride", [(1, 1), (2, 3)])
 def test_small_tiles_agree(stride, row_first, channels_last):
-    device = Device(1, 40 << 10, 19 << 10)
+    room = (40 << 10, 19 << 10) if channels_last else (12 << 10, 5 << 10)
+    device = Device(1, *room)
     problem = depthwise(
         3, (23, 29), (5, 7), stride=stride, padding=(2, 3), row_first=row_first, activation="silu"
     )
     case = Sum((problem,), torch.float32, channels_last)
-    assert plan(case, True, device).grid >= 2 * 4
+    assert plan(case, True, device).grid > 2 * 3  # more than images and channels
     hold(problem, torch.float32, channels_last, device)
 
 

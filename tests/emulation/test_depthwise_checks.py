@@ -17,7 +17,7 @@ from conv_reference import Problem
 
 from emulation import build
 from emulation.depthwise import DTYPES, SOURCES, UNITS, Sum, plan, run
-from emulation.machine import Fault, turns
+from emulation.machine import Fault, mutate, turns
 from emulation.ptx.launch import PtxLibrary
 
 pytestmark = pytest.mark.emulation
@@ -32,7 +32,7 @@ CASES = {
     "march": depthwise(5, (9, 13), (3, 3), batch=2),
     "march, planes": depthwise(9, (7, 7), (7, 7)),
     "march, wide kernel": depthwise(2, (24, 68), (21, 21), activation="gelu", biases=(True, False)),
-    "march, column first": depthwise(4, (14, 12), (11, 5), row_first=False, activation="relu"),
+    "march, column first": depthwise(4, (14, 12), (11, 5), row_first=False),
     "general, strides": depthwise(5, (11, 14), (5, 7), stride=(2, 3), padding=(1, 3)),
     "general, column first": depthwise(3, (9, 38), (3, 33), row_first=False, activation="silu"),
 }
@@ -76,7 +76,7 @@ def test_the_order_of_threads_changes_nothing(checked, name, backward, order):
 def interpreted_library(request):
     texts = [partial(build.ptx_text, unit, request.param) for unit in UNITS]
     build.ahead(*texts)
-    return PtxLibrary(build.host_library(SOURCES), [text() for text in texts], count=True)
+    return PtxLibrary(build.host_library(SOURCES), [text() for text in texts])
 
 
 @PASSES
@@ -103,7 +103,9 @@ MUTANTS = {
 @pytest.mark.parametrize("number", MUTANTS)
 def test_fault_in_a_kernel_is_found_on_the_host(number):
     _, backward, name = MUTANTS[number]
-    library = build.host_library(SOURCES, checked=True, mutant=number, mutated=UNITS[0])
+    library = build.host_library(SOURCES, checked=True, mutable=UNITS[0])
+    hold(library, CASES[name], torch.float32, False, backward)
+    mutate(library, number)
     with pytest.raises((Fault, AssertionError)):
         hold(library, CASES[name], torch.float32, False, backward)
 
@@ -111,10 +113,13 @@ def test_fault_in_a_kernel_is_found_on_the_host(number):
 @pytest.mark.parametrize("number", MUTANTS)
 def test_fault_in_a_kernel_is_found_in_ptx(number):
     _, backward, name = MUTANTS[number]
-    text = build.ptx_text(UNITS[0], 90, mutant=number)
-    library = PtxLibrary(build.host_library(SOURCES), [text])
+    good, faulty = (
+        PtxLibrary(build.host_library(SOURCES), [build.mutant_text(UNITS[0], 90, n)])
+        for n in (0, number)
+    )
+    hold(good, CASES[name], torch.float32, False, backward)
     with pytest.raises((Fault, AssertionError)):
-        hold(library, CASES[name], torch.float32, False, backward)
+        hold(faulty, CASES[name], torch.float32, False, backward)
 
 
 def test_plans_of_the_cases_take_the_kernels_that_they_name():

@@ -77,7 +77,7 @@ def test_output_errs_no_more_than_torch(name, dtype, channels_last):
 def test_blocks_that_cut_the_rows_agree(channels_last, sms):
     problem = depthwise(4, (50, 12), (7, 7), batch=1)
     cuts = plan(Sum((problem,), channels_last=channels_last), device=Device(sms)).choice[4]
-    assert cuts == (2 if sms == 1 else 6)
+    assert cuts == (2 if sms == 1 else 7)
     hold(problem, torch.float32, channels_last, Device(sms), march=True)
 
 

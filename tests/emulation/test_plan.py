@@ -62,7 +62,8 @@ def test_work_is_no_less_than_the_definitions(problem):
                     least = problem.moved("training", itemsize) - least
                     operations = problem.flops("training") - operations
                 assert moved >= least, (task, dtype, channels_last)
-                assert flops >= 0.5 * operations, (task, dtype, channels_last)
+                # Additions of strips are not counted.
+                assert flops >= 0.98 * operations, (task, dtype, channels_last)
                 native, torch = found.floors(backward)
                 assert native > 0
                 assert torch > 0
@@ -94,21 +95,24 @@ def test_plans_are_the_same_each_time():
     assert one.workspace(True) == two.workspace(True)
 
 
+PAIR = {
+    "input_shape": (8, 64, 56, 56),
+    "weight1_shape": (16, 64, 1, 3),
+    "weight2_shape": (64, 16, 3, 1),
+    "stride": (1, 1),
+    "padding": (1, 1, 1, 1),
+    "dilation": (1, 1),
+    "groups": (1, 1),
+    "activation": "none",
+    "dtype": "float32",
+    "channels_last": False,
+}
+
+
 def test_float32_goes_to_tensor_cores_only_as_tf32():
     module = emulated()
     at = module.Device(**DEVICES["H100 SXM"])
-    pair = module.Pair(
-        input_shape=(8, 64, 56, 56),
-        weight1_shape=(16, 64, 1, 3),
-        weight2_shape=(64, 16, 3, 1),
-        stride=(1, 1),
-        padding=(1, 1, 1, 1),
-        dilation=(1, 1),
-        groups=(1, 1),
-        activation="none",
-        dtype="float32",
-        channels_last=False,
-    )
+    pair = module.Pair(**PAIR)
     assert not module.PlannedPair(pair, at, False).work(False)[2]
 
 
@@ -125,16 +129,14 @@ def test_wrong_problems_are_errors():
     module = emulated()
     with pytest.raises(ValueError, match="one weight must be"):
         module.Pair(
-            input_shape=(1, 2, 4, 4),
-            weight1_shape=(2, 1, 1, 3),
-            weight2_shape=(2, 1, 1, 3),
-            stride=(1, 1),
-            padding=(0, 0, 0, 0),
-            dilation=(1, 1),
-            groups=(2, 2),
-            activation="none",
-            dtype="float32",
-            channels_last=False,
+            **PAIR
+            | {
+                "input_shape": (1, 2, 4, 4),
+                "weight1_shape": (2, 1, 1, 3),
+                "weight2_shape": (2, 1, 1, 3),
+                "padding": (0, 0, 0, 0),
+                "groups": (2, 2),
+            }
         )
 
 

@@ -69,9 +69,9 @@ def test_choices_outlive_the_process(gpu, monkeypatch, tmp_path):
 def test_a_missing_workspace_is_an_error(gpu):
     tensors = bodies.small(gpu, dtype=torch.float16)[1]
     kernels = bodies.kernels_of(bodies.MORE["depthwise, k 7"], tensors)
-    if kernels.planned.workspace(True):
-        with pytest.raises(ValueError, match="workspace is a null address, but"):
-            kernels.planned.backward(1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, None, 0)
+    assert kernels.planned.workspace(True) > 0
+    with pytest.raises(ValueError, match="workspace is a null address, but"):
+        kernels.planned.backward(1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, None, 0)
 
 
 def test_no_such_device(gpu):

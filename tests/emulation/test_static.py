@@ -16,7 +16,7 @@ from emulation.static.resources import Resources, read_log
 from emulation.static.sass import instructions
 
 pytestmark = pytest.mark.emulation
-UNITS = (*depthwise.UNITS, *(path for path in dense.SOURCES if path.suffix == ".cu"))
+UNITS = (*depthwise.UNITS, *dense.UNITS)
 TARGETS = pytest.mark.parametrize("target", build.ARCHITECTURES, ids="sm_{}".format)
 EACH = pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
 
@@ -42,9 +42,10 @@ def test_nothing_spills(unit, target):
 @TARGETS
 @EACH
 def test_a_block_fits_the_registers(unit, target):
-    bounds = {k.name: k.max_threads for k in parse(build.ptx_text(unit, target)).values()}
+    module = parse(build.ptx_text(unit, target))
     for name, r in kernels(unit, target).items():
-        assert resident_threads(target, r.registers, bounds[name], 0) >= bounds[name], name
+        bound = module.max_threads(name)
+        assert resident_threads(target, r.registers, bound, 0) >= bound, name
 
 
 @TARGETS
@@ -61,6 +62,6 @@ def test_instructions_of_the_machine_code(unit, target):
     for name, codes in instructions(build.cubin(unit, target)[0]).items():
         assert not codes["LDL"], name
         assert not codes["STL"], name
-        if unit.stem == "dense" and "dense_pair" in name and "IfLb1E" not in name:
+        if "dense_pair" in name and "IfLb1E" not in name:
             for needed in ("HMMA", "LDGSTS", "LDGDEPBAR"):
                 assert codes[needed], f"{needed} in {name}"

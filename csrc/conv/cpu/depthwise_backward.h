@@ -7,9 +7,9 @@
 //   grad_x[c] = sum over t of w1[t] * grad_h[c + pad1 - t * dilation1] grad_b1 = sum of grad_h
 //   grad_w1[t] = sum over c of grad_h[c] * x[c + t * dilation1 - pad1]
 // Only g reaches over rows, so that a task keeps a ring of rows of g, and makes h, grad_h and
-// grad_x for a few rows at a time. A stride of y's is a g with zeros between its rows, one of h's a
-// grad_h with zeros between its columns. A task is an image and a vector or two of channels; sums
-// over images are added up in their order.
+// grad_x for a few rows and channels at a time. A stride of y's is a g with zeros between its rows,
+// one of h's a grad_h with zeros between its columns. A task is an image and some vectors of
+// channels; sums over images are added up in their order.
 #pragma once
 
 #include "../kernels.h"
@@ -22,8 +22,9 @@
 
 namespace pyphase::conv::PYPHASE_ISA {
 
-// Bytes that a task may hold: most of a 512 KiB L2.
-constexpr std::int64_t kBackwardInL2 = 400 * 1024;
+// Bytes that a task may hold. A ring may lie in L3, which costs less than to read a part of each
+// pixel at a time.
+constexpr std::int64_t kBackwardBytes = 2400 * 1024;
 
 // Sizes that the tasks share.
 template <class S>
@@ -33,13 +34,14 @@ struct BackwardTiles {
 
   const DepthwiseBackward &p;
   std::int64_t blocks, groups;     // vectors of channels in a task; tasks across the channels
-  std::int64_t pixel;              // elements from column to column
+  std::int64_t inner;              // vectors of channels at a time in all but the ring
+  std::int64_t ring_pixel, pixel;  // elements from column to column, in the ring and elsewhere
   std::int64_t step, ring_rows;    // rows of h at a time; rows of g
   std::int64_t ahead;              // rows of g that may be read before they are needed
   std::int64_t x_before, x_width;  // padded rows of x: zeros before, pixels in all
   std::int64_t h_before, h_width;  // padded rows of grad_h
   std::int64_t g_before;           // rows of g before the first that h's row 0 needs
-  std::int64_t x_pitch, h_pitch, ring_pitch, out_pitch;
+  std::int64_t x_pitch, h_pitch, a_pitch, ring_pitch, out_pitch;
   std::int64_t sums_size, weight_size, scratch_size, tasks, together;
 
   explicit BackwardTiles(const DepthwiseBackward &problem) : p(problem) {
@@ -52,41 +54,55 @@ struct BackwardTiles {
     sums_size = (2 + first.kernel + second.kernel) * kWidth;
     weight_size = sums_size + first.kernel * kWidth;
     const std::int64_t vectors = (p.channels + kWidth - 1) / kWidth;
-    const std::int64_t line = 64 / static_cast<std::int64_t>(sizeof(S)) / kWidth;
-    // Fewer rows at a time, then fewer channels, where a task would not fit L2.
-    const bool squares = takes_squares(p.in);
-    blocks = p.in.channel == 1 ? smaller(vectors, larger(1, line)) : 1;
-    choose_rows(squares ? larger(8, kWidth) : kOutputs, squares);
-    if (scratch_size * static_cast<std::int64_t>(sizeof(T)) > kBackwardInL2 && !squares) {
-      choose_rows(8, false);
-    }
-    while (scratch_size * static_cast<std::int64_t>(sizeof(T)) > kBackwardInL2 && blocks > 1) {
-      blocks /= 2;
-      choose_rows(squares ? larger(8, kWidth) : 8, squares);
-    }
+    choose_channels(vectors, takes_squares(p.in));
     groups = (vectors + blocks - 1) / blocks;
     tasks = p.batch * groups;
-    together = tasks_together<S>(p, pixel, tasks);
+    together = tasks_together<S>(p, ring_pixel, tasks);
   }
 
  private:
+  // NHWC: the channels in 256 bytes, which memory likes; fewer, if that gives more threads work, or
+  // where a task would be too large. Then fewer rows at a time.
+  void choose_channels(std::int64_t vectors, bool squares) {
+    const std::int64_t bytes = kWidth * static_cast<std::int64_t>(sizeof(S));
+    const auto halve = [this, bytes, squares] {
+      blocks = (blocks + 1) / 2;
+      inner = smaller(blocks, larger(1, 64 / bytes));
+      choose_rows(squares ? larger(8, kWidth) : kOutputs, squares);
+    };
+    blocks = 2 * (p.in.channel == 1 ? smaller(vectors, larger(1, 256 / bytes)) : 1);
+    for (halve();
+         blocks > 1 && (is_large() || p.batch * ((vectors + blocks - 1) / blocks) < kTasks);) {
+      halve();
+    }
+    if (is_large() && !squares) {
+      choose_rows(8, false);
+    }
+  }
+
+  bool is_large() const {
+    return scratch_size * static_cast<std::int64_t>(sizeof(T)) > kBackwardBytes;
+  }
+
   // Steps of nearly equal height, of at most `most` rows of h. A square of floats is transposed at
   // a time, so that g may be read ahead.
   void choose_rows(std::int64_t most, bool squares) {
     const std::int64_t steps = larger((p.height + most - 1) / most, 1);
     step = squares ? most : (p.height + steps - 1) / steps;
     ahead = squares ? step : 0;
-    pixel = blocks * kWidth;
+    ring_pixel = blocks * kWidth;
+    pixel = inner * kWidth;
     ring_rows = step + p.second.reach() - 1 + ahead;
     x_pitch = odd_lines<T>(x_width * pixel);
     h_pitch = odd_lines<T>(h_width * pixel);
-    ring_pitch = odd_lines<T>(p.out_width * pixel);
+    a_pitch = odd_lines<T>(p.out_width * pixel);
+    ring_pitch = odd_lines<T>(p.out_width * ring_pixel);
     out_pitch = odd_lines<T>(p.width * pixel);
     const std::int64_t hidden = p.activation == Activation::none ? 1 : 2;
     const std::int64_t rows =
-        step * (x_pitch + h_pitch + hidden * ring_pitch + out_pitch) + ring_rows * ring_pitch;
+        step * (x_pitch + h_pitch + hidden * a_pitch + out_pitch) + ring_rows * ring_pitch;
     const std::int64_t spare =
-        kBackwardInL2 / static_cast<std::int64_t>(sizeof(T)) / larger(ring_pitch, 1) -
+        kBackwardBytes / static_cast<std::int64_t>(sizeof(T)) / larger(ring_pitch, 1) -
         rows / larger(ring_pitch, 1);
     const std::int64_t more = larger(smaller(spare, 2 * step + p.second.reach()), 0);
     ring_rows += more;  // a longer ring is moved less often
@@ -119,8 +135,8 @@ class DepthwiseBackwardTask {
     x_rows_ = memory;
     h_rows_ = x_rows_ + t_.step * t_.x_pitch;
     a_rows_ = h_rows_ + t_.step * t_.h_pitch;
-    slopes_ = a_rows_ + t_.step * t_.ring_pitch;
-    out_ = p_.activation == Activation::none ? slopes_ : slopes_ + t_.step * t_.ring_pitch;
+    slopes_ = a_rows_ + t_.step * t_.a_pitch;
+    out_ = p_.activation == Activation::none ? slopes_ : slopes_ + t_.step * t_.a_pitch;
     ring_ = out_ + t_.step * t_.out_pitch;
   }
 
@@ -132,19 +148,8 @@ class DepthwiseBackwardTask {
     for (std::int64_t row = 0; row < p_.height; row += t_.step) {
       const std::int64_t rows = smaller(t_.step, p_.height - row);
       fill(row - t_.g_before, row + rows + p_.second.pad);
-      gather(Window<const S>{x_ + row * p_.in.row, p_.in, rows, p_.width, channels_},
-             Tile<T>{x_rows_ + t_.x_before * t_.pixel, t_.x_pitch, t_.pixel});
-      if (grad_x_ && add_) {
-        gather(Window<const S>{add_ + row * p_.in.row, p_.in, rows, p_.width, channels_},
-               Tile<T>{out_, t_.out_pitch, t_.pixel});
-      }
-      make_hidden(rows);
-      for (std::int64_t block = 0; block < blocks_; ++block) {
-        differentiate(block, row, rows);
-      }
-      if (grad_x_) {
-        scatter(Window<S>{grad_x_ + row * p_.in.row, p_.in, rows, p_.width, channels_},
-                Tile<const T>{out_, t_.out_pitch, t_.pixel});
+      for (std::int64_t first = 0; first < blocks_; first += t_.inner) {
+        differentiate(first, smaller(t_.inner, blocks_ - first), row, rows);
       }
     }
     consume((p_.out_height - 1) * p_.second.stride + 1);
@@ -168,7 +173,7 @@ class DepthwiseBackwardTask {
     while (next_ < end) {
       const bool inside = next_ >= 0 && next_ % stride == 0 && next_ / stride < p_.out_height;
       if (!inside) {
-        set_zero(ring(next_), p_.out_width * t_.pixel);
+        set_zero(ring(next_), p_.out_width * t_.ring_pixel);
         ++next_;
         continue;
       }
@@ -182,7 +187,7 @@ class DepthwiseBackwardTask {
 
   void read_rows(std::int64_t row, std::int64_t rows) {
     gather(Window<const S>{grad_y_ + row * p_.out.row, p_.out, rows, p_.out_width, channels_},
-           Tile<T>{ring(next_), t_.ring_pitch, t_.pixel});
+           Tile<T>{ring(next_), t_.ring_pitch, t_.ring_pixel});
     for (std::int64_t block = 0; block < blocks_; ++block) {
       T *sum = sums_ + block * t_.sums_size;  // of b2
       Vec<T> total = load(sum);
@@ -190,7 +195,7 @@ class DepthwiseBackwardTask {
         const T *from = ring(next_ + i) + block * kWidth;
         Vec<T> part = {};
         for (std::int64_t j = 0; j < p_.out_width; ++j) {
-          part += load(from + j * t_.pixel);
+          part += load(from + j * t_.ring_pixel);
         }
         total += part;
       }
@@ -198,38 +203,60 @@ class DepthwiseBackwardTask {
     }
   }
 
-  // a and the slopes of the activation, from the padded rows of x.
-  void make_hidden(std::int64_t rows) {
-    const Axis &first = p_.first;
-    for (std::int64_t block = 0; block < blocks_; ++block) {
-      const T *weights = weights_ + block * t_.weight_size + kWidth;
-      convolve(Pass<T>{x_rows_ + block * kWidth, t_.pixel, t_.x_pitch, a_rows_ + block * kWidth,
-                       t_.pixel, t_.ring_pitch, p_.out_width, rows, weights, weights + kWidth,
-                       first.kernel, first.stride, first.dilation, false});
+  // What rows [row, row + rows) of h and vectors [first, first + count) of channels take part in.
+  void differentiate(std::int64_t first, std::int64_t count, std::int64_t row, std::int64_t rows) {
+    const std::int64_t lane = first * kWidth;
+    const std::int64_t offset = row * p_.in.row + lane * p_.in.channel;
+    const std::int64_t channels = smaller(count * kWidth, channels_ - lane);
+    gather(Window<const S>{x_ + offset, p_.in, rows, p_.width, channels},
+           Tile<T>{x_rows_ + t_.x_before * t_.pixel, t_.x_pitch, t_.pixel});
+    if (grad_x_ && add_) {
+      gather(Window<const S>{add_ + offset, p_.in, rows, p_.width, channels},
+             Tile<T>{out_, t_.out_pitch, t_.pixel});
     }
-    for (std::int64_t i = 0; i < rows && p_.activation != Activation::none; ++i) {
-      activate_row_with_slope(p_.activation, a_rows_ + i * t_.ring_pitch,
-                              slopes_ + i * t_.ring_pitch, p_.out_width * t_.pixel);
+    make_hidden(first, count, rows);
+    for (std::int64_t block = 0; block < count; ++block) {
+      differentiate_block(first + block, block * kWidth, row, rows);
+    }
+    if (grad_x_) {
+      scatter(Window<S>{grad_x_ + offset, p_.in, rows, p_.width, channels},
+              Tile<const T>{out_, t_.out_pitch, t_.pixel});
     }
   }
 
-  // Everything that rows [row, row + rows) of h take part in.
-  void differentiate(std::int64_t block, std::int64_t row, std::int64_t rows) {
+  // a and the slopes of the activation, from the padded rows of x.
+  void make_hidden(std::int64_t first, std::int64_t count, std::int64_t rows) {
+    const Axis &axis = p_.first;
+    for (std::int64_t block = 0; block < count; ++block) {
+      const T *weights = weights_ + (first + block) * t_.weight_size + kWidth;
+      convolve(Pass<T>{x_rows_ + block * kWidth, t_.pixel, t_.x_pitch, a_rows_ + block * kWidth,
+                       t_.pixel, t_.a_pitch, p_.out_width, rows, weights, weights + kWidth,
+                       axis.kernel, axis.stride, axis.dilation, false});
+    }
+    for (std::int64_t i = 0; i < rows && p_.activation != Activation::none; ++i) {
+      activate_row_with_slope(p_.activation, a_rows_ + i * t_.a_pitch, slopes_ + i * t_.a_pitch,
+                              p_.out_width * t_.pixel);
+    }
+  }
+
+  // One vector of channels, at `lane` in all but the ring.
+  void differentiate_block(std::int64_t block, std::int64_t lane, std::int64_t row,
+                           std::int64_t rows) {
     const Axis &first = p_.first, &second = p_.second;
     const T *weights = weights_ + block * t_.weight_size;
     T *sums = sums_ + block * t_.sums_size;
-    const std::int64_t lane = block * kWidth, pixel = t_.pixel, width = p_.out_width;
-    const T *x = x_rows_ + lane, *g = ring(row - t_.g_before) + lane;
+    const std::int64_t pixel = t_.pixel, ring_pixel = t_.ring_pixel, width = p_.out_width;
+    const T *x = x_rows_ + lane, *g = ring(row - t_.g_before) + block * kWidth;
     T *a = a_rows_ + lane, *slope = slopes_ + lane, *grad_h = h_rows_ + lane;
     T *own_h = grad_h + t_.h_before * pixel;
     alignas(64) static constexpr T kZero[kWidth] = {};
 
     // The weights of w2 are packed in reverse, so that g is read forwards.
-    convolve(Pass<T>{g, t_.ring_pitch, pixel, own_h, t_.h_pitch, first.stride * pixel, rows, width,
-                     kZero, weights + (2 + first.kernel) * kWidth, second.kernel, 1,
+    convolve(Pass<T>{g, t_.ring_pitch, ring_pixel, own_h, t_.h_pitch, first.stride * pixel, rows,
+                     width, kZero, weights + (2 + first.kernel) * kWidth, second.kernel, 1,
                      second.dilation, false});
     if (p_.grad.w2) {
-      correlate(Correlation<T>{g, t_.ring_pitch, pixel, a, t_.ring_pitch, pixel, rows, width,
+      correlate(Correlation<T>{g, t_.ring_pitch, ring_pixel, a, t_.a_pitch, pixel, rows, width,
                                sums + (2 + first.kernel) * kWidth, second.kernel, second.dilation});
     }
     finish_grad_h(own_h, slope, rows, sums + kWidth);
@@ -257,7 +284,7 @@ class DepthwiseBackwardTask {
       for (std::int64_t j = 0; j < p_.out_width; ++j) {
         Vec<T> value = load(row + j * step);
         if (!linear) {
-          value *= load(slope + i * t_.ring_pitch + j * t_.pixel);
+          value *= load(slope + i * t_.a_pitch + j * t_.pixel);
           store(row + j * step, value);
         }
         part += value;

@@ -21,9 +21,8 @@
 namespace pyphase::conv::cuda {
 
 template <class T, bool kFma, int kNj>
-__device__ __forceinline__ void dense_gradient_middle(const DenseGradientArgs &all,
-                                                      std::int64_t image, int a, int mid_b,
-                                                      bool last, char *shared) {
+__device__ __forceinline__ void dense_gradient_middle(const DenseGradientArgs &all, int image,
+                                                      int a, int mid_b, bool last, char *shared) {
   const DensePairArgs &args = all.pair;
   const int pitch = dense_pitch(args.first.chunk), x_pitch = dense_pitch(all.weights.chunk);
   const int buffer_bytes = args.lines * args.slots * pitch;
@@ -48,8 +47,10 @@ __device__ __forceinline__ void dense_gradient_middle(const DenseGradientArgs &a
       const int b = mid_b + (line + down) * args.step;
       const bool valid = b >= 0 && b < args.mid_b * up && b % up == 0;
       const bool own = a + along < args.out_a && (last || line + down < args.tile_b);
-      at = valid && own ? ((image * args.mid_b + b / up) * args.out_a + a + along) * width + channel
-                        : -1;
+      at = valid && own
+               ? ((std::int64_t{image} * args.mid_b + b / up) * args.out_a + a + along) * width +
+                     channel
+               : -1;
       return down < count && channel < width ? 1 + valid : 0;
     };
     for (int output = 0; output < args.first.outputs; output += 16 * kNj) {
@@ -127,7 +128,7 @@ __global__ void __launch_bounds__(kDenseThreads, 2) dense_gradient(const DenseGr
   PYPHASE_SHARED(char, shared);
   const DensePairArgs &args = all.pair;
   const int tile = static_cast<int>(blockIdx.x) % (args.tiles_a * args.tiles_b);
-  const std::int64_t image = static_cast<int>(blockIdx.x) / (args.tiles_a * args.tiles_b);
+  const int image = static_cast<int>(blockIdx.x) / (args.tiles_a * args.tiles_b);
   const int a = tile % args.tiles_a * args.tile_a, row = tile / args.tiles_a;
   const int b = dense_line(args, row), mid_b = b - args.pad_b;
   const bool last = row + args.step >= args.tiles_b;  // of the lines that are `step` apart

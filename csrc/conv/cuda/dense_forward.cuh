@@ -54,15 +54,15 @@ __device__ __forceinline__ void dense_store_pair(void *to, float first, float se
 
 // The intermediate's lines [0, mid_lines) of a tile that begins at line `mid_b`.
 template <class T, bool kFma, int kNj>
-__device__ __forceinline__ void dense_first(const DensePairArgs &args, std::int64_t image, int a,
-                                            int mid_b, char *shared) {
+__device__ __forceinline__ void dense_first(const DensePairArgs &args, int image, int a, int mid_b,
+                                            char *shared) {
   const DenseWeights &weights = args.first;
   const int pitch = dense_pitch(weights.chunk);
   const int buffer_bytes = args.lines * args.slots * pitch;
   const DenseLanes<kFma> lanes(args.tile_a, args.lines);
   const int lines = args.mid_lines - (PYPHASE_MUTANT == 23);
   for (int line = 0; line < lines; line += args.lines) {
-    const int count = dense_least(args.lines, args.mid_lines - line);
+    const int count = dense_least(args.lines, lines - line);
     const DenseTile tile{image,
                          a * args.stride_a - args.pad_a,
                          mid_b + line * args.step,
@@ -135,8 +135,8 @@ __device__ __forceinline__ void dense_write(const DensePairArgs &args, T *pixel,
 
 // The output's tile at (a, b), from the intermediate in shared memory.
 template <class T, bool kFma, int kNj>
-__device__ __forceinline__ void dense_second(const DensePairArgs &args, std::int64_t image, int a,
-                                             int b, char *shared) {
+__device__ __forceinline__ void dense_second(const DensePairArgs &args, int image, int a, int b,
+                                             char *shared) {
   const DenseWeights &weights = args.second;
   const DenseLanes<kFma> lanes(args.tile_a, args.lines);
   T *y = static_cast<T *>(args.y) + image * args.y_image;
@@ -174,7 +174,7 @@ template <class T, bool kFma>
 __global__ void __launch_bounds__(kDenseThreads, 2) dense_pair(const DensePairArgs args) {
   PYPHASE_SHARED(char, shared);
   const int tile = static_cast<int>(blockIdx.x) % (args.tiles_a * args.tiles_b);
-  const std::int64_t image = static_cast<int>(blockIdx.x) / (args.tiles_a * args.tiles_b);
+  const int image = static_cast<int>(blockIdx.x) / (args.tiles_a * args.tiles_b);
   const int a = tile % args.tiles_a * args.tile_a, b = dense_line(args, tile / args.tiles_a);
   const int mid_b = b * args.stride_b - args.pad_b;
   if (args.first.outputs <= 32) {

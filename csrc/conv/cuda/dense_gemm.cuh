@@ -16,8 +16,6 @@
 // take 4 + 2 kNj loads of 16 bytes for 32 kNj multiply-adds.
 #pragma once
 
-#include <cmath>
-
 #include "dense_args.h"
 #include "depthwise_common.cuh"
 #include "ptx.cuh"
@@ -119,7 +117,7 @@ __device__ __forceinline__ void dense_step(DenseSums<kNj> &acc, const char *cons
   }
 }
 
-// The pass. stage(chunk, buffer) starts to copy a chunk of the input into its buffer, or does
+// The pass. stage(chunk) starts to copy a chunk of the input into its buffer, or does
 // nothing; address(i, chunk, tap) is the lane's i-th pixel in shared memory. Begins with a barrier:
 // what the block wrote to shared memory before is seen, what it still reads is not overwritten.
 template <class T, bool kFma, int kNj, class Stage, class Address>
@@ -142,6 +140,7 @@ __device__ __forceinline__ void dense_pass(DenseSums<kNj> &acc, const DenseWeigh
       const std::int64_t unit0 =
           static_cast<std::int64_t>(next_tap) * (weights.inputs / kCount) + next_chunk * units;
       const T *source = from + (unit0 * weights.outputs + output) * kCount;
+#pragma unroll 1
       for (int i = static_cast<int>(threadIdx.x); i < kColumns * units; i += kDenseThreads) {
         const int n = i % kColumns, unit = i / kColumns;
         copy_async<16>(to + n * pitch + unit * 16,
@@ -169,12 +168,18 @@ __device__ __forceinline__ void dense_pass(DenseSums<kNj> &acc, const DenseWeigh
   if (PYPHASE_MUTANT != 21) {
     __syncthreads();
   }
+#pragma unroll 1
   for (int step = 0; step < kDenseStages - 1; ++step) {
     start_copy(step);
   }
   int chunk = 0, tap = 0, slot = 0;
+#pragma unroll 1
   for (int step = 0; step < steps; ++step) {
-    wait_copies<kDenseStages - 2 + (PYPHASE_MUTANT == 20)>();
+    if (PYPHASE_MUTANT == 20) {
+      wait_copies<kDenseStages - 1>();
+    } else {
+      wait_copies<kDenseStages - 2>();
+    }
     if (PYPHASE_MUTANT != 25) {
       __syncthreads();
     }
@@ -195,19 +200,23 @@ __device__ __forceinline__ void dense_pass(DenseSums<kNj> &acc, const DenseWeigh
 }
 
 // Calls use(row of the pass, column, first value, second value) for the lane's results, columns in
-// pairs.
+// pairs. A fourth of them at a time, the others moved up to its registers, which have no index:
+// unrolled, four copies of `use` with its activations were most of a kernel's code, and spilled.
 template <int kNj, class Use>
-__device__ __forceinline__ void dense_results(const DenseSums<kNj> &acc, Use use) {
+__device__ __forceinline__ void dense_results(DenseSums<kNj> &acc, Use use) {
   const int lane = static_cast<int>(threadIdx.x) & 31, warp = static_cast<int>(threadIdx.x) >> 5;
+  const int first = (warp >> 1) * 32 + (lane >> 2);
+#pragma unroll 1
+  for (int row = 0; row < 32; row += 8) {
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
+    for (int j = 0; j < kNj; ++j) {
+      const int column = (warp & 1) * 8 * kNj + j * 8 + 2 * (lane & 3);
+      use(first + row, column, acc[0][j][0], acc[0][j][1]);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = (warp >> 1) * 32 + i * 16 + half * 8 + (lane >> 2);
-#pragma unroll
-      for (int j = 0; j < kNj; ++j) {
-        const int column = (warp & 1) * 8 * kNj + j * 8 + 2 * (lane & 3);
-        use(row, column, acc[i][j][2 * half], acc[i][j][2 * half + 1]);
+      for (int e = 0; e < 2; ++e) {
+        acc[0][j][e] = acc[0][j][2 + e];
+        acc[0][j][2 + e] = acc[1][j][e];
+        acc[1][j][e] = acc[1][j][2 + e];
       }
     }
   }

@@ -7,16 +7,8 @@
 
 namespace pyphase::conv::cuda {
 
-// How products are formed; also the table of instantiations, (name, type, whether by FMA).
-#define PYPHASE_DENSE_MATHS(X) \
-  X(kHalf, __half, false)      \
-  X(kBfloat16, __nv_bfloat16, false) X(kTf32, float, false) X(kFma, float, true)
-
-enum class DenseMath {
-#define PYPHASE_NAME(name, type, fma) name,
-  PYPHASE_DENSE_MATHS(PYPHASE_NAME)
-#undef PYPHASE_NAME
-};
+// How products are formed: on tensor cores, but for the last.
+enum class DenseMath { kHalf, kBfloat16, kTf32, kFma };
 
 // The numbers of Launch::choice.
 enum DenseChoice { kDenseMath, kDenseTileA, kDenseTileB, kDenseParts };
@@ -44,7 +36,8 @@ DenseMath dense_math(Scalar scalar, bool tf32);
 int dense_itemsize(DenseMath math);
 DenseShape dense_shape(const Pair &pair, DenseMath math);
 
-// Tiles of the least cost by the counts of dense_cost; no grid where the shared memory holds none.
+// Tiles of the least cost by the counts of `Cost` in dense_tiles.cpp; no grid where the shared
+// memory holds none.
 Launch dense_pair_launch(const DenseShape &shape, const Device &device);
 Launch dense_pack_launch(const DenseWeights &weights, int itemsize);
 

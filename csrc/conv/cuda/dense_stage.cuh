@@ -11,8 +11,7 @@ namespace pyphase::conv::cuda {
 
 // Where a tile begins: image, first coordinates along a and b; and what it holds.
 struct DenseTile {
-  std::int64_t image;
-  int a, b, step, count_a, lines;  // step: along b from line to line
+  int image, a, b, step, count_a, lines;  // step: along b from line to line
   int stride, phase, slots;
 };
 
@@ -40,6 +39,7 @@ __device__ __forceinline__ void dense_stage(const DenseImage &x, const DenseTile
   const int pixels = tile.count_a * tile.lines;
   const T *image = static_cast<const T *>(x.data) + tile.image * x.image;
   const int items = (x.vectors ? (pixels + 7) / 8 * 8 : pixels) * units;
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < items; i += kDenseThreads) {
     // Neighbouring threads read neighbours in memory: pixels along a row; where channels are moved
     // as vectors, a warp takes all units of eight pixels, and eight threads write one unit of each,

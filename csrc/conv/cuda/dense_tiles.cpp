@@ -1,3 +1,5 @@
+// Tiles, launches, arguments and workspace of the dense kernels. Longer than other files: all
+// follow from one set of shapes.
 #include <algorithm>
 #include <limits>
 #include <utility>
@@ -22,9 +24,10 @@ std::int64_t steps(const DenseWeights &weights, int itemsize) {
 // Clocks of an SM that a block needs: its products, at the rate of the SM's units, or its loads
 // from shared memory, and a fixed cost of a step (a barrier, addresses, the copy of weights).
 //
-// Multiply-adds a clock and SM of sm_80, the least of the targets: 1024 of 16 bits, 512 of TF32 on
-// tensor cores, 128 in FMA units. Shared memory gives 128 bytes a clock. A step of a warp loads
-// 32 rows and a half of the columns.
+// Multiply-adds a clock and SM, one set for all targets, to compare tiles with: sm_80's tensor
+// cores (1024 of 16 bits, 512 of TF32; 8.6, 8.9 and 12.0 have a quarter), and 128 FMA units (sm_80
+// has 64). Shared memory gives 128 bytes a clock. A step of a warp loads 32 rows and a half of the
+// columns.
 struct Cost {
   int itemsize, rate;
 

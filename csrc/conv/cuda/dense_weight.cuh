@@ -8,7 +8,7 @@
 // are transposed by ldmatrix, floats are read one by one, rows 8 banks apart.
 //
 // The taps' blocks read the same pixels, from L2: 128 channels a pixel for 4096 multiply-adds, 16
-// of 16 bits for each byte, 4 for each byte in float32, where FMA takes 6 loads from shared memory
+// of 16 bits for each byte, 8 for each byte in float32, where FMA takes 6 loads from shared memory
 // for 16 multiply-adds a lane.
 #pragma once
 
@@ -140,7 +140,11 @@ __global__ void __launch_bounds__(kDenseThreads, 2) dense_weight(const DenseWeig
     start_copy(step);
   }
   for (int step = 0; step < steps; ++step) {
-    wait_copies<kDenseStages - 2 + (PYPHASE_MUTANT == 26)>();
+    if (PYPHASE_MUTANT == 26) {
+      wait_copies<kDenseStages - 1>();
+    } else {
+      wait_copies<kDenseStages - 2>();
+    }
     if (PYPHASE_MUTANT != 27) {
       __syncthreads();
     }

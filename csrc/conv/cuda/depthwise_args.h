@@ -37,7 +37,8 @@ struct MarchStripArgs {
 struct MarchArgs {
   const void *x;
   void *y;
-  int channels, height, width;
+  int batch, channels, height, width;
+  int images;                 // of a block, one after the other
   int planes, groups;         // channels of a block; threads across a row, each of four columns
   int tiles, rows, chunks;    // tiles across a row; output rows of a block, blocks along a column
   int channel_blocks, pitch;  // floats between two channels of a staged row (NCHW)
@@ -157,16 +158,18 @@ struct SumArgs {
 // The shared memory of depthwise_march, in floats, for the kernel and its plan.
 
 constexpr int kMarchThreads = 256;
+constexpr int kGeneralThreads = 256;
 constexpr int kLanePlanes = 16;  // channels of a block in NHWC: a sector of 16-bit values
 
 constexpr PYPHASE_BOTH int round_to(int value, int to) { return (value + to - 1) / to * to; }
 
 // Columns that a staged row has before the tile; a window of a thread, which begins there.
 constexpr PYPHASE_BOTH int march_left(bool last, int most) {
-  return last ? most / 2 : round_to(most / 2, 4);
+  return round_to(most / 2, last ? 2 : 4);
 }
 constexpr PYPHASE_BOTH int march_window(bool last, int most) {
-  return last ? most + 3 : round_to(march_left(last, most) - most / 2 + most + 3, 4);
+  const int needed = march_left(last, most) - most / 2 + most + 3;
+  return last ? needed : round_to(needed, 4);
 }
 // Horizontal taps, vertical taps, bias1 and bias2 of each strip: an odd number of vectors, so that
 // channels side by side lie in different banks.
@@ -175,10 +178,8 @@ constexpr PYPHASE_BOTH int march_weights(int taps, int count) {
 }
 // A staged row: two are kept.
 constexpr PYPHASE_BOTH int march_buffer(bool last, int most, int planes, int groups, int pitch) {
-  return last ? round_to(groups * 4 + most - 1, 2) * kLanePlanes : planes * pitch;
+  return last ? round_to(4 * (groups - 1) + march_window(true, most), 2) * kLanePlanes
+              : planes * pitch;
 }
-
-// Kernel sizes that depthwise_march is compiled for: pairs, and one sum of three.
-#define PYPHASE_MARCH_SIZES(X) X(3) X(5) X(7) X(11) X(19) X(21) X(21, 11, 7)
 
 }  // namespace pyphase::conv::cuda

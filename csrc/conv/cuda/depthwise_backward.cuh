@@ -16,12 +16,34 @@
 // second kernel adds the blocks up in their order, so that the result is the same in every run.
 // Memory: x and g once with the halos of the tiles, grad_x once, for all strips together; the sums
 // of each block, written and read.
-// Who wins it: nobody has timed it on a GPU.
+// Who wins it: not known. Executed functionally as PTX on a CPU interpreter; never run on a GPU.
 #pragma once
 
 #include "depthwise_tile.cuh"
 
 namespace pyphase::conv::cuda {
+
+constexpr int kTogether = 4;  // taps of a weight that are summed at a time
+
+// Where things of one strip lie in the tiles: the pixel of x at place c along the first axis and q
+// along the second is x + c * x_first + q * x_second, and so on; g at m along the first axis.
+struct GradientPlaces {
+  int x, x_first, x_second, g, g_first, g_second, hidden, hidden_first, hidden_second;
+
+  __device__ __forceinline__ GradientPlaces(const GeneralArgs &a, const GradientTile &all,
+                                            bool row_first, int mid_begin, int mid_width,
+                                            int second_begin) {
+    x = -(all.x_rows.begin * a.x_width + all.x_columns.begin);
+    x_first = row_first ? 1 : a.x_width;
+    x_second = row_first ? a.x_width : 1;
+    g = -(all.g_rows.begin * a.g_width + all.g_columns.begin);
+    g_first = row_first ? 1 : a.g_width;
+    g_second = row_first ? a.g_width : 1;
+    hidden_first = row_first ? 1 : mid_width;
+    hidden_second = row_first ? mid_width : 1;
+    hidden = -(mid_begin * hidden_first + second_begin * hidden_second);
+  }
+};
 
 template <class T>
 class Gradient {
@@ -53,101 +75,101 @@ class Gradient {
     int tap = 0;
     for (int s = 0; s < a_.count; ++s) {
       const GeneralStrip &strip = a_.strips[s];
-      const GradientTile tile(strip, rows_, columns_);
-      mid_ = tile.mid;
-      own_ = own_outputs(pick(strip.row_first, columns_, rows_), strip.first());
-      mid_width_ = strip.row_first ? mid_.count : a_.tile_width;
-      mid_pixels_ = strip.row_first ? mid_.count * a_.tile_height : mid_.count * a_.tile_width;
+      first_ = strip.first();
+      second_ = strip.second();
+      row_first_ = strip.row_first;
+      mid_ = outputs_of(pick(row_first_, columns_, rows_), first_);
+      own_ = own_outputs(pick(row_first_, columns_, rows_), first_);
+      across_ = pick(row_first_, rows_, columns_);
+      most_mid_ = row_first_ ? a_.out_width : a_.out_height;
+      most_across_ = row_first_ ? a_.height : a_.width;
+      const int mid_width = row_first_ ? mid_.count : a_.tile_width;
+      const GradientPlaces places(a_, all_, row_first_, mid_.begin, mid_width, across_.begin);
       __syncthreads();
-      differentiate(strip, tap);
+      differentiate(places, tap, mid_width);
       if (PYPHASE_MUTANT != 7) {
         __syncthreads();
       }
       if (a_.y) {
-        add_grad_x(strip, tap, s);
+        add_grad_x(places, tap, s);
       }
-      sum_weights(strip, tap);
-      tap += strip.first().kernel + strip.second().kernel + 2;
+      sum_weights(places, tap);
+      tap += first_.kernel + second_.kernel + 2;
     }
   }
 
  private:
-  // Whether (at + pad - t * dilation) / stride is whole, and what it is.
-  __device__ __forceinline__ static bool output_at(int at, int tap, const TapAxis &axis,
-                                                   int &output) {
-    const int distance = at + axis.pad - tap * axis.dilation;
-    output = floor_to(distance, axis.stride);
-    return output * axis.stride == distance;
-  }
-
   __device__ __forceinline__ float weight(int tap, int plane) const {
     return weights_[tap * a_.planes + plane];
   }
-  __device__ __forceinline__ float x_at(int plane, int row, int column) const {
-    return x_.at(plane, (row - all_.x_rows.begin) * a_.x_width + column - all_.x_columns.begin);
-  }
-  __device__ __forceinline__ float g_at(int plane, int row, int column) const {
-    return g_.at(plane, (row - all_.g_rows.begin) * a_.g_width + column - all_.g_columns.begin);
+
+  // body(tap, output) for the outputs that read place `at` of their input.
+  template <class Body>
+  __device__ __forceinline__ static void each_output(int at, const TapAxis &axis, Body body) {
+    for (int t = 0; t < axis.kernel; ++t) {
+      const int distance = at + axis.pad - t * axis.dilation;
+      if (axis.stride == 1) {
+        body(t, distance);
+      } else {
+        const int output = floor_to(distance, axis.stride);
+        if (output * axis.stride == distance) {
+          body(t, output);
+        }
+      }
+    }
   }
 
   // a and grad_h of one strip, zero outside of the intermediate.
-  __device__ __forceinline__ void differentiate(const GeneralStrip &strip, int tap) {
-    const TapAxis &first = strip.first(), &second = strip.second();
-    const int most_mid = strip.row_first ? a_.out_width : a_.out_height;
-    const int most_across = strip.row_first ? a_.height : a_.width;
-    const int across = strip.row_first ? block_.row : block_.column;
-    const int bias = tap + first.kernel + second.kernel;
-    for (int e = static_cast<int>(threadIdx.x); e < a_.planes * mid_pixels_;
+  __device__ __forceinline__ void differentiate(const GradientPlaces &p, int tap, int mid_width) {
+    const int pixels = mid_.count * across_.count;
+    const int bias = tap + first_.kernel + second_.kernel;
+    for (int e = static_cast<int>(threadIdx.x); e < a_.planes * pixels;
          e += static_cast<int>(blockDim.x)) {
-      const Item it = block_.item(e, mid_pixels_);
-      const int i = it.pixel / mid_width_, j = it.pixel % mid_width_;
-      const int m = mid_.begin + (strip.row_first ? j : i);
-      const int q = across + (strip.row_first ? i : j);
+      const Item it = block_.item(e, pixels);
+      const int i = it.pixel / mid_width, j = it.pixel % mid_width;
+      const int m = mid_.begin + (row_first_ ? j : i), q = across_.begin + (row_first_ ? i : j);
       float hidden = 0, grad = 0;
-      if (m >= 0 && m < most_mid && q < most_across) {
+      if (m >= 0 && m < most_mid_ && q < most_across_) {
         hidden = weight(bias, it.plane);
-        for (int t = 0; t < first.kernel; ++t) {
-          const int c = m * first.stride + t * first.dilation - first.pad;
-          const float x = strip.row_first ? x_at(it.plane, q, c) : x_at(it.plane, c, q);
-          hidden = fmaf(weight(tap + t, it.plane), x, hidden);
+        const int x = p.x + (m * first_.stride - first_.pad) * p.x_first + q * p.x_second;
+        for (int t = 0; t < first_.kernel; ++t) {
+          const float at = x_.at(it.plane, x + t * first_.dilation * p.x_first);
+          hidden = fmaf(weight(tap + t, it.plane), at, hidden);
         }
-        for (int t = 0; t < second.kernel; ++t) {
-          int o;
-          if (output_at(q, t, second, o)) {
-            const float g = strip.row_first ? g_at(it.plane, o, m) : g_at(it.plane, m, o);
-            grad = fmaf(weight(tap + first.kernel + t, it.plane), g, grad);
-          }
+        const int g = p.g + m * p.g_first;
+        each_output(q, second_, [&](int t, int o) {
+          const float at = g_.at(it.plane, g + o * p.g_second);
+          grad = fmaf(weight(tap + first_.kernel + t, it.plane), at, grad);
+        });
+        if (a_.activation != 0) {
+          grad *= slope(a_.activation, hidden);
+          hidden = activate(a_.activation, hidden);
         }
-        grad *= slope(a_.activation, hidden);
-        hidden = activate(a_.activation, hidden);
       }
       hidden_.at(it.plane, it.pixel) = hidden;
       grad_h_.at(it.plane, it.pixel) = grad;
     }
   }
 
-  __device__ __forceinline__ void add_grad_x(const GeneralStrip &strip, int tap, int index) {
-    const TapAxis &first = strip.first();
+  __device__ __forceinline__ void add_grad_x(const GradientPlaces &p, int tap, int index) {
     const int pixels = a_.tile_height * a_.tile_width;
     for (int e = static_cast<int>(threadIdx.x); e < a_.planes * pixels;
          e += static_cast<int>(blockDim.x)) {
       const Item it = block_.item(e, pixels);
-      const int i = it.pixel / a_.tile_width, j = it.pixel % a_.tile_width;
-      const int row = block_.row + i, column = block_.column + j;
+      const int row = block_.row + it.pixel / a_.tile_width;
+      const int column = block_.column + it.pixel % a_.tile_width;
+      const int c = row_first_ ? column : row, q = row_first_ ? row : column;
       float sum = 0;
       if (index > 0) {
         sum = out_.at(it.plane, it.pixel);
       } else if (a_.residual) {
-        sum = g_at(it.plane, row, column);
+        sum = g_.at(it.plane, p.g + c * p.g_first + q * p.g_second);
       }
-      for (int t = 0; t < first.kernel; ++t) {
-        int m;
-        if (output_at(strip.row_first ? column : row, t, first, m)) {
-          const int at =
-              strip.row_first ? i * mid_width_ + m - mid_.begin : (m - mid_.begin) * mid_width_ + j;
-          sum = fmaf(weight(tap + t, it.plane), grad_h_.at(it.plane, at), sum);
-        }
-      }
+      const int hidden = p.hidden + q * p.hidden_second;
+      each_output(c, first_, [&](int t, int m) {
+        const float at = grad_h_.at(it.plane, hidden + m * p.hidden_first);
+        sum = fmaf(weight(tap + t, it.plane), at, sum);
+      });
       if (index + 1 < a_.count) {
         out_.at(it.plane, it.pixel) = sum;
       } else if (it.plane < block_.channels && row < a_.height && column < a_.width) {
@@ -157,110 +179,142 @@ class Gradient {
     }
   }
 
-  // Sums over the tile for each channel and tap: a warp at a time, its lanes over the pixels of a
-  // channel, or in NHWC over the channels first.
-  __device__ __forceinline__ void sum_weights(const GeneralStrip &strip, int tap) {
-    const int first = strip.first().kernel, taps = first + strip.second().kernel + 2;
+  // Sums over the tile for each channel and a few taps: a warp at a time, its lanes over the pixels
+  // of a channel, or in NHWC over the channels first.
+  __device__ __forceinline__ void sum_weights(const GradientPlaces &p, int tap) {
+    const int firsts = (first_.kernel + kTogether - 1) / kTogether;
+    const int units = firsts + (second_.kernel + kTogether - 1) / kTogether + 2;
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
     const int warps = static_cast<int>(blockDim.x) / 32;
     const int together = a_.channels_last ? a_.planes : 1;  // channels of a warp
-    const int lanes = 32 / together;                        // for the pixels of one
-    for (int unit = warp; unit < taps * a_.planes / together; unit += warps) {
-      const int t = unit % taps;
-      const int plane = a_.channels_last ? lane % together : unit / taps;
-      const int start = lane / together;
-      float sum = t < first       ? sum_first(strip, t, plane, start, lanes)
-                  : t < taps - 2  ? sum_second(strip, t - first, plane, start, lanes)
-                  : t == taps - 2 ? sum_hidden(strip, plane, start, lanes)
-                                  : sum_output(strip, plane, start, lanes);
-      for (int distance = together; distance < 32; distance *= 2) {
-        sum += __shfl_xor_sync(0xffffffffu, sum, PYPHASE_MUTANT == 8 ? 1 : distance);
+    const int lanes = 32 / together, start = lane / together;
+    for (int i = warp; i < units * a_.planes / together; i += warps) {
+      const int unit = i % units;
+      const int plane = a_.channels_last ? lane % together : i / units;
+      float sums[kTogether] = {};
+      int from = tap, count = 1;
+      if (unit < firsts) {
+        const int t = unit * kTogether;
+        from += t;
+        count = first_.kernel - t < kTogether ? first_.kernel - t : kTogether;
+        sum_first(p, t, plane, start, lanes, sums);
+      } else if (unit < units - 2) {
+        const int t = (unit - firsts) * kTogether;
+        from += first_.kernel + t;
+        count = second_.kernel - t < kTogether ? second_.kernel - t : kTogether;
+        sum_second(p, t, plane, start, lanes, sums);
+      } else {
+        from += first_.kernel + second_.kernel + unit - (units - 2);
+        sums[0] = unit == units - 2 ? sum_hidden(p, plane, start, lanes)
+                                    : sum_output(p, plane, start, lanes);
       }
-      if (lane < together && plane < block_.channels) {
-        const std::int64_t channel =
-            static_cast<std::int64_t>(block_.slice) * a_.channels + block_.channel + plane;
-        a_.partial[channel * a_.taps + tap + t] = sum;
+#pragma unroll
+      for (int u = 0; u < kTogether; ++u) {
+        for (int distance = together; distance < 32; distance *= 2) {
+          sums[u] += __shfl_xor_sync(0xffffffffu, sums[u], PYPHASE_MUTANT == 8 ? 1 : distance);
+        }
+        if (u < count && lane < together && plane < block_.channels) {
+          const std::int64_t channel =
+              static_cast<std::int64_t>(block_.slice) * a_.channels + block_.channel + plane;
+          a_.partial[channel * a_.taps + from + u] = sums[u];
+        }
       }
     }
   }
 
-  // Pixels of the intermediate that are this tile's own: body(m, q, place in the tile).
+  // body(m, q) for pixels of two ranges, neighbours in memory first, every `lanes`th of them.
   template <class Body>
-  __device__ __forceinline__ void each_own(const GeneralStrip &strip, int start, int lanes,
-                                           Body body) const {
-    const int across = strip.row_first ? a_.tile_height : a_.tile_width;
-    const int first = strip.row_first ? block_.row : block_.column;
-    const int most = strip.row_first ? a_.height : a_.width;
-    const int most_mid = strip.row_first ? a_.out_width : a_.out_height;
-    const int width = strip.row_first ? own_.count : across;
-    for (int e = start; e < own_.count * across; e += lanes) {
-      const int i = e / width, j = e % width;
-      const int own = strip.row_first ? j : i, other = strip.row_first ? i : j;
-      const int m = own_.begin + own, q = first + other;
-      const int at = strip.row_first ? other * mid_width_ + m - mid_.begin
-                                     : (m - mid_.begin) * mid_width_ + other;
-      if (q < most && m < most_mid) {
-        body(m, q, at);
+  __device__ __forceinline__ void each_pixel(const Range &first, const Range &second, int start,
+                                             int lanes, Body body) const {
+    const int width = row_first_ ? first.count : second.count;
+    const int height = row_first_ ? second.count : first.count;
+    int i = start / width, j = start % width;
+    while (i < height) {
+      body(first.begin + (row_first_ ? j : i), second.begin + (row_first_ ? i : j));
+      j += lanes;
+      while (j >= width) {
+        j -= width;
+        ++i;
       }
     }
   }
 
-  __device__ __forceinline__ float sum_first(const GeneralStrip &strip, int tap, int plane,
-                                             int start, int lanes) const {
-    const TapAxis &first = strip.first();
-    float sum = 0;
-    each_own(strip, start, lanes, [&](int m, int q, int at) {
-      const int c = m * first.stride + tap * first.dilation - first.pad;
-      const float x = strip.row_first ? x_at(plane, q, c) : x_at(plane, c, q);
-      sum = fmaf(grad_h_.at(plane, at), x, sum);
-    });
-    return sum;
-  }
-
-  __device__ __forceinline__ float sum_second(const GeneralStrip &strip, int tap, int plane,
-                                              int start, int lanes) const {
-    const TapAxis &second = strip.second();
-    float sum = 0;
-    each_own(strip, start, lanes, [&](int m, int q, int at) {
-      int o;
-      if (output_at(q, tap, second, o)) {
-        const float g = strip.row_first ? g_at(plane, o, m) : g_at(plane, m, o);
-        sum = fmaf(hidden_.at(plane, at), g, sum);
+  // The pixels of the intermediate that are this tile's own: body(m, q).
+  template <class Body>
+  __device__ __forceinline__ void each_own(int start, int lanes, Body body) const {
+    each_pixel(own_, across_, start, lanes, [&](int m, int q) {
+      if (m < most_mid_ && q < most_across_) {
+        body(m, q);
       }
     });
-    return sum;
   }
 
-  __device__ __forceinline__ float sum_hidden(const GeneralStrip &strip, int plane, int start,
+  // Taps beyond the kernel are the last one again, and are not stored.
+  __device__ __forceinline__ void sum_first(const GradientPlaces &p, int tap, int plane, int start,
+                                            int lanes, float (&sums)[kTogether]) const {
+    each_own(start, lanes, [&](int m, int q) {
+      const float grad = grad_h_.at(plane, p.hidden + m * p.hidden_first + q * p.hidden_second);
+      const int x = p.x + (m * first_.stride - first_.pad) * p.x_first + q * p.x_second;
+#pragma unroll
+      for (int u = 0; u < kTogether; ++u) {
+        const int t = tap + u < first_.kernel ? tap + u : first_.kernel - 1;
+        sums[u] = fmaf(grad, x_.at(plane, x + t * first_.dilation * p.x_first), sums[u]);
+      }
+    });
+  }
+
+  __device__ __forceinline__ void sum_second(const GradientPlaces &p, int tap, int plane, int start,
+                                             int lanes, float (&sums)[kTogether]) const {
+    each_own(start, lanes, [&](int m, int q) {
+      const float hidden = hidden_.at(plane, p.hidden + m * p.hidden_first + q * p.hidden_second);
+      const int g = p.g + m * p.g_first;
+#pragma unroll
+      for (int u = 0; u < kTogether; ++u) {
+        const int t = tap + u < second_.kernel ? tap + u : second_.kernel - 1;
+        const int distance = q + second_.pad - t * second_.dilation;
+        int o = distance;
+        if (second_.stride != 1) {
+          o = floor_to(distance, second_.stride);
+        }
+        if (o * second_.stride == distance) {
+          sums[u] = fmaf(hidden, g_.at(plane, g + o * p.g_second), sums[u]);
+        }
+      }
+    });
+  }
+
+  __device__ __forceinline__ float sum_hidden(const GradientPlaces &p, int plane, int start,
                                               int lanes) const {
     float sum = 0;
-    each_own(strip, start, lanes, [&](int, int, int at) { sum += grad_h_.at(plane, at); });
+    each_own(start, lanes, [&](int m, int q) {
+      sum += grad_h_.at(plane, p.hidden + m * p.hidden_first + q * p.hidden_second);
+    });
     return sum;
   }
 
   // The sum of g over the outputs that are this tile's own.
-  __device__ __forceinline__ float sum_output(const GeneralStrip &strip, int plane, int start,
+  __device__ __forceinline__ float sum_output(const GradientPlaces &p, int plane, int start,
                                               int lanes) const {
-    const Range rows = own_outputs(rows_, strip.vertical);
-    const Range columns = own_outputs(columns_, strip.horizontal);
     float sum = 0;
-    for (int e = start; e < rows.count * columns.count; e += lanes) {
-      sum += g_at(plane, rows.begin + e / columns.count, columns.begin + e % columns.count);
-    }
+    each_pixel(own_, own_outputs(across_, second_), start, lanes,
+               [&](int m, int o) { sum += g_.at(plane, p.g + m * p.g_first + o * p.g_second); });
     return sum;
   }
 
   const GeneralArgs &a_;
   GeneralBlock block_;
-  Range rows_, columns_, mid_, own_;
+  Range rows_, columns_;
   GradientTile all_;
-  int mid_width_, mid_pixels_;
   PlaneTile x_, g_, hidden_, grad_h_, out_;
   float *weights_;
+  // Of the strip at hand: its own pixels, those with the halo, the tile along the second axis.
+  TapAxis first_, second_;
+  Range own_, mid_, across_;
+  int row_first_, most_mid_, most_across_;
 };
 
 template <class T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(kGeneralThreads)
     depthwise_gradient(const __grid_constant__ GeneralArgs args) {
   PYPHASE_SHARED(float, shared);
   Gradient<T>(args, shared).run();
@@ -268,7 +322,8 @@ __global__ void __launch_bounds__(256)
 
 // One thread for each sum, over the slices in their order.
 template <class T>
-__global__ void __launch_bounds__(256) depthwise_sum(const __grid_constant__ SumArgs args) {
+__global__ void __launch_bounds__(kGeneralThreads)
+    depthwise_sum(const __grid_constant__ SumArgs args) {
   const int index = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (index >= args.channels * args.taps) {
     return;

@@ -11,23 +11,26 @@
 // A pair whose column convolution comes first is computed with its convolutions exchanged, which is
 // the same sum; its first bias then adds b1 * sum of w2 over the taps inside of the row, a constant
 // of the column. (With an activation between it does not commute: depthwise_general.)
+// Small images of a batch pass through a block one after the other, so that weights are read once.
 // Memory: x once, plus K - 1 rows for each cut along the columns and K - 1 columns for each cut
 // along the rows; y once.
 // Shared memory: NCHW windows are read as 128-bit vectors; the pitch of the channels is 4 * groups
 // modulo 32, so that consecutive threads read consecutive vectors. In NHWC 16 lanes lie along the
 // channels, and the two columns that a warp reads together are swapped by a bit of the group, so
 // that they lie in different halves of the banks.
-// Who wins it: nobody has timed it on a GPU.
+// Who wins it: not known. Executed functionally as PTX on a CPU interpreter; never run on a GPU.
 #pragma once
 
 #include "depthwise_common.cuh"
+#include "ptx.cuh"
 
 namespace pyphase::conv::cuda {
 
 constexpr int kShare = 8;  // most elements of a staged row that a thread brings
 
-// Blocks of an SM that the registers are to suffice for: K x 4 sums, and as much again around them.
-constexpr int march_blocks(int most) { return most <= 7 ? 2 : 1; }
+// Blocks of an SM that the registers are to suffice for: K x 4 sums, and as much again around them;
+// an activation needs some, too.
+constexpr int march_blocks(int most, bool active) { return most < (active ? 7 : 11) ? 2 : 1; }
 
 template <bool kLast, bool kActive, int kFirst, int... kRest>
 struct MarchTraits {
@@ -62,7 +65,7 @@ struct Window {
     } else {
 #pragma unroll
       for (int m = 0; m < kSize; m += 4) {
-        const float4 four = load_vector<float4>(even + m);
+        const float4 four = load_shared(even + m);
         out[m] = four.x;
         out[m + 1] = four.y;
         out[m + 2] = four.z;
@@ -90,7 +93,7 @@ struct MarchStrip {
     } else {
 #pragma unroll
       for (int t = 0; t < K; t += 4) {
-        const float4 four = load_vector<float4>(weights + plane * Traits::kWeights + kOffset + t);
+        const float4 four = load_shared(weights + plane * Traits::kWeights + kOffset + t);
         out[t] = four.x;
         out[t + 1] = four.y;
         out[t + 2] = four.z;
@@ -144,7 +147,8 @@ class March {
     row_end_ = row_begin_ + a_.rows < a_.height ? row_begin_ + a_.rows : a_.height;
     block /= a_.chunks;
     const int channel = block % a_.channel_blocks * a_.planes;
-    const int image = block / a_.channel_blocks;
+    const int image = block / a_.channel_blocks * a_.images;
+    images_ = a_.batch - image < a_.images ? a_.batch - image : a_.images;
     channels_ = a_.channels - channel < a_.planes ? a_.channels - channel : a_.planes;
     channel_ = channel;
     group_ = kLast ? thread / kLanePlanes : thread % a_.groups;
@@ -170,6 +174,18 @@ class March {
     (load_weights<offset(kIndex), size(kIndex)>(kIndex), ...);
     __syncthreads();
     read_weights(std::integer_sequence<int, kIndex...>{});
+    for (int image = 0; image < images_; ++image) {
+      if (image > 0) {
+        base_ += static_cast<std::int64_t>(a_.height) * a_.width * a_.channels;
+        __syncthreads();  // the last row of the image before has been read
+      }
+      march(std::integer_sequence<int, kIndex...>{});
+    }
+  }
+
+ private:
+  template <int... kIndex>
+  __device__ __forceinline__ void march(std::integer_sequence<int, kIndex...>) {
     const int begin = row_begin_ > kPad ? row_begin_ - kPad : 0;
     const int end = row_end_ + kPad < a_.height ? row_end_ + kPad : a_.height;
     load(begin);
@@ -219,7 +235,6 @@ class March {
     }
   }
 
- private:
   __host__ __device__ static constexpr int size(int index) {
     const int kSizes[] = {kFirst, kRest...};
     return kSizes[index];
@@ -246,7 +261,8 @@ class March {
     const StripWeights &from = strip.weights;
     const int planes = kLast ? kLanePlanes : a_.planes;
     for (int i = static_cast<int>(threadIdx.x); i < planes * kTaps; i += threads()) {
-      const int plane = i / kTaps, tap = i % kTaps;
+      const int plane = kLast ? i % kLanePlanes : i / kTaps;
+      const int tap = kLast ? i / kLanePlanes : i % kTaps;
       weights_[weight_at(plane, kOffset + tap)] =
           embedded(from.horizontal, strip.horizontal, plane, tap);
       weights_[weight_at(plane, Traits::kTaps + kOffset + tap)] =
@@ -317,11 +333,20 @@ class March {
   __device__ __forceinline__ void each(Body body) const {
     constexpr int kLanes = kLanePlanes / kStep;
     const int end = last_ + (PYPHASE_MUTANT == 3);
+    // One by one, channels whose rows begin in the same bank take the columns in another order.
+    const int turns = last_ - first_ > 4 * a_.groups ? kShare : kShare / 2;
 #pragma unroll
     for (int u = 0; u < kShare / kStep; ++u) {
-      const int item = static_cast<int>(threadIdx.x) + u * threads();
-      const int plane = kLast ? item % kLanes * kStep : plane_;
-      const int column = first_ + (kLast ? item / kLanes : (group_ + u * a_.groups) * kStep);
+      int plane = plane_, column = 0;
+      if constexpr (kLast) {
+        plane = static_cast<int>(threadIdx.x) % kLanes * kStep;
+        column = first_ + static_cast<int>(threadIdx.x) / kLanes + u * a_.groups * kStep;
+      } else if constexpr (kStep == 1) {
+        const int turn = (u + plane_ * a_.groups / 8) & (turns - 1);
+        column = u < turns ? first_ + group_ + turn * a_.groups : end;
+      } else {
+        column = first_ + (group_ + u * a_.groups) * kStep;
+      }
       if (plane < channels_ && column < end) {
         body(u * kStep, plane, column);
       }
@@ -347,7 +372,7 @@ class March {
     float *const to = rows_ + buffer * buffer_;
     if (a_.vectors) {
       each<4>([&](int u, int plane, int column) {
-        store_vector(to + staged_at(plane, column),
+        store_shared(to + staged_at(plane, column),
                      float4{to_float(next_[u]), to_float(next_[u + 1]), to_float(next_[u + 2]),
                             to_float(next_[u + 3])});
       });
@@ -417,7 +442,7 @@ class March {
 
   const MarchArgs &a_;
   int tile_, row_begin_, row_end_, channel_, channels_, group_, plane_, column_step_, row_step_;
-  int first_, last_, buffer_;
+  int first_, last_, buffer_, images_;
   std::int64_t base_;
   float *weights_, *rows_;
   T next_[kShare];
@@ -426,7 +451,7 @@ class March {
 };
 
 template <class T, bool kLast, bool kActive, int kFirst, int... kRest>
-__global__ void __launch_bounds__(kMarchThreads, march_blocks(kFirst))
+__global__ void __launch_bounds__(kMarchThreads, march_blocks(kFirst, kActive))
     depthwise_march(const __grid_constant__ MarchArgs args) {
   PYPHASE_SHARED(float, shared);
   March<T, kLast, kActive, kFirst, kRest...> march(args, shared);

@@ -7,7 +7,7 @@
 // planes where they fit.
 // Memory: x once with the halos of the tiles; y once. Each product reads two floats of shared
 // memory: this kernel is for coverage, and for small planes.
-// Who wins it: nobody has timed it on a GPU.
+// Who wins it: not known. Executed functionally as PTX on a CPU interpreter; never run on a GPU.
 #pragma once
 
 #include "depthwise_tile.cuh"
@@ -15,7 +15,8 @@
 namespace pyphase::conv::cuda {
 
 template <class T>
-__global__ void __launch_bounds__(256) depthwise_general(const __grid_constant__ GeneralArgs a) {
+__global__ void __launch_bounds__(kGeneralThreads)
+    depthwise_general(const __grid_constant__ GeneralArgs a) {
   PYPHASE_SHARED(float, shared);
   const GeneralBlock block(a);
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);

@@ -20,6 +20,7 @@ enum MarchChoice {
   kPitch,
   kVectors,
   kActive,
+  kImages,
   kSizes
 };  // kSizes: the largest kernel; of a sum of three, negative
 enum GeneralChoice {
@@ -41,15 +42,13 @@ inline constexpr std::string_view kGeneral = "depthwise_general";
 inline constexpr std::string_view kGradient = "depthwise_gradient";
 inline constexpr std::string_view kSum = "depthwise_sum";
 
-constexpr int kGeneralThreads = 256;
-
 // The largest size where depthwise_march serves the problem, negative for the sum of 21, 11 and 7;
 // 0 where it does not. `order` receives the strips from the largest to the smallest.
 int march_sizes(const Strips &strips, std::array<int, kMostStrips> &order);
 
 Launch march_launch(const Strips &strips, int sizes, const Device &device);
 
-// Largest tiles that the shared memory holds; no grid where none does.
+// Largest tiles that the shared memory holds; no shared memory where it holds none.
 Launch general_launch(const Strips &strips, const Device &device);
 Launch gradient_launch(const Strips &strips, const Device &device);
 

@@ -1,4 +1,5 @@
-// Launch choices of the depthwise kernels.
+// Launch choices of the depthwise kernels. Longer than other files: both passes share what is
+// served, the arguments and the small helpers.
 #include <algorithm>
 #include <limits>
 
@@ -8,7 +9,7 @@ namespace pyphase::conv::cuda {
 namespace {
 
 constexpr std::int64_t kMostElements = std::numeric_limits<std::int32_t>::max();
-constexpr double kMostRereads = 1.15;  // of the compulsory bytes, unless multiprocessors lie idle
+constexpr double kMostRereads = 1.14;  // of the compulsory bytes, unless half of the GPU lies idle
 
 int to_int(std::int64_t value) { return static_cast<int>(value); }
 int divide_up(int value, int by) { return (value + by - 1) / by; }
@@ -127,7 +128,7 @@ Launch march_launch(const Strips &strips, int sizes, const Device &device) {
                 2 * march_buffer(last, most, planes, groups, pitch));
   };
   // Half blocks where the registers hold only one whole one: three of them fit at K = 11.
-  const int threads = most <= 7 ? kMarchThreads : std::max(kMarchThreads / 2, groups);
+  const int threads = most <= 7 ? kMarchThreads : kMarchThreads / 2;
   int planes = last ? kLanePlanes : std::min(threads / groups, channels);
   const auto blocks = [&](int p) { return pair.batch * divide_up(channels, p) * tiles; };
   while (
@@ -144,15 +145,21 @@ Launch march_launch(const Strips &strips, int sizes, const Device &device) {
     const std::int64_t now = blocks(planes) * divide_up(height, rows);
     const int next = divide_up(height, chunks);
     const bool cheap = rereads(pair, groups, next, pad) <= kMostRereads;
-    if (next < std::max(most, 8) || now >= (cheap ? 2 : 1) * device.sms) {
+    if (next < std::max(most, 8) || 2 * now >= (cheap ? 4 : 1) * device.sms) {
       break;
     }
     rows = next;
   }
   const int chunks = divide_up(height, rows);
+  // Small images one after the other, while there are blocks enough: the weights are read once.
+  int images = 1;
+  while (images * height * width < 32 * most && 2 * images <= pair.batch &&
+         blocks(planes) * chunks >= std::int64_t{4} * images * device.sms) {
+    images *= 2;
+  }
   Launch launch;
   launch.kernel = kMarch.data();
-  launch.grid = flat(blocks(planes) * chunks);
+  launch.grid = flat(blocks(planes) / pair.batch * divide_up(to_int(pair.batch), images) * chunks);
   launch.block = {static_cast<unsigned>(planes * groups), 1, 1};
   launch.shared = static_cast<unsigned>(shared(planes));
   launch.choice = {planes,
@@ -164,6 +171,7 @@ Launch march_launch(const Strips &strips, int sizes, const Device &device) {
                    pitch,
                    last ? channels % 4 == 0 : width % 4 == 0,
                    pair.activation != Activation::none,
+                   images,
                    sizes};
   return launch;
 }
@@ -173,6 +181,7 @@ MarchArgs march_args(const Strips &strips, const Launch &launch) {
   std::array<int, kMostStrips> order{};
   const int sizes = march_sizes(strips, order);
   MarchArgs args{};
+  args.batch = to_int(pair.batch);
   args.channels = to_int(pair.channels[0]);
   args.height = to_int(pair.height);
   args.width = to_int(pair.width);
@@ -183,6 +192,7 @@ MarchArgs march_args(const Strips &strips, const Launch &launch) {
   args.rows = choice[kRows];
   args.chunks = choice[kChunks];
   args.channel_blocks = choice[kChannelBlocks];
+  args.images = choice[kImages];
   args.pitch = choice[kPitch];
   args.vectors = choice[kVectors];
   args.residual = strips.residual;

@@ -69,6 +69,12 @@ class Torch {
   double peak_, x_, mid_, y_, flops1_, flops2_;
 };
 
+// Seconds that a plan's arithmetic and memory allow, and its launches take.
+double predicted(const Plan &plan, const Device &device, double peak) {
+  const double launches = kLaunch * static_cast<double>(plan.launches.size());
+  return std::max(plan.bytes / device.bandwidth, plan.flops / peak) + launches;
+}
+
 Pass make_pass(Plan plan, const Device &device, Scalar scalar, double torch) {
   const double peak = plan.tensor_cores ? tensor_rate(device.tensor, scalar) : device.fma;
   const double native = predicted(plan, device, peak);
@@ -82,11 +88,6 @@ const char *name_if(const char *name, const Passes &passes) {
 }
 
 }  // namespace
-
-double predicted(const Plan &plan, const Device &device, double peak) {
-  const double launches = kLaunch * static_cast<double>(plan.launches.size());
-  return std::max(plan.bytes / device.bandwidth, plan.flops / peak) + launches;
-}
 
 Passes plan(const Pair &pair, const Device &device, bool tf32) {
   if (!is_served(pair.scalar) || pair.batch == 0 || !(pair.depthwise || pair.dense)) {

@@ -28,7 +28,4 @@ struct Passes {
 Passes plan(const Pair &pair, const Device &device, bool tf32);
 Passes plan(const Strips &strips, const Device &device);
 
-// Seconds that a plan's arithmetic and memory allow, and its launches take.
-double predicted(const Plan &plan, const Device &device, double peak);
-
 }  // namespace pyphase::conv::cuda

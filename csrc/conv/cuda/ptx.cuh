@@ -14,12 +14,8 @@
 
 namespace pyphase::conv::cuda {
 
-// The depth of one mma: 16 for 16-bit types, 8 for float (rounded to TF32).
-template <class T>
-inline constexpr int kMmaDepth = sizeof(T) == 2 ? 16 : 8;
-
-// d += A B, A 16 x K, B K x 8, for the whole warp. T: __half, __nv_bfloat16, or float, whose bits
-// below TF32's are dropped: round them with to_tf32 first.
+// d += A B, A 16 x K, B K x 8, for the whole warp, K = 16, or 8 for float. T: __half,
+// __nv_bfloat16, or float, whose bits below TF32's are dropped: round them with to_tf32 first.
 template <class T>
 __device__ __forceinline__ void mma(float (&d)[4], const std::uint32_t (&a)[4],
                                     const std::uint32_t (&b)[2],

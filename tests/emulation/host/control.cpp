@@ -1,7 +1,16 @@
-// What a test sets of the machine, in C: order of turns, and where launches go.
+// What a test sets of the machine, in C: order of turns, where launches go, the fault that is on.
 #include "machine.h"
 
+namespace cuda_host {
+
+static int fault = 0;
+int mutant() { return fault; }
+
+}  // namespace cuda_host
+
 extern "C" {
+
+void emulation_mutant(int number) { cuda_host::fault = number; }
 
 void emulation_turns(int turns, unsigned seed) {
   cuda_host::config.turns = static_cast<cuda_host::Turns>(turns);

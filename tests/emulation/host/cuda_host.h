@@ -40,6 +40,7 @@ void barrier(Site site);
 int lane();
 [[noreturn]] void fail(const char *message);
 
+int mutant();  // the fault that is turned on, where the tests compile faults in
 void *shared_memory();
 void load(void *value, const void *address, int bytes);
 void store(void *address, const void *value, int bytes);

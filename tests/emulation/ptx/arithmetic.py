@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from .opcodes import opcode, require_parts
-from .parse import Instruction, Unsupported
+from .parse import ROUNDING, Instruction, Unsupported
 from .values import SIGNED, UNSIGNED, Array, from_bfloat16, to_bfloat16, width
 
 INTEGERS = {f"{kind}{bits}" for kind in "us" for bits in (16, 32, 64)}
 FLOATS = {"f32", "f64", "f16", "bf16"}
-ROUNDING = {"rn", "rz", "rm", "rp"}
+FLOAT_PARTS = frozenset(FLOATS | ROUNDING | {"ftz", "sat", "approx", "full", "NaN"})
+INTEGER_PARTS = frozenset(INTEGERS | {"lo", "hi", "wide"})
 
 
 def round_to(value: Array, rounding: str) -> Array:
@@ -37,7 +38,6 @@ def read_float(machine, operand: str, kind: str) -> Array:
 
 
 def write_float(machine, operand: str, value: Array, ins: Instruction, mask: Array) -> None:
-    rounding = next((part for part in ins.parts if part in ROUNDING), "rn")
     if "sat" in ins.parts:
         value = np.where(np.isnan(value), 0.0, np.clip(value, 0.0, 1.0))
     if ins.type == "f64":
@@ -47,7 +47,7 @@ def write_float(machine, operand: str, value: Array, ins: Instruction, mask: Arr
     elif ins.type == "f16":
         result = value.astype(np.float16)
     else:
-        result = round_to(value, rounding)
+        result = round_to(value, ins.rounding)
     if "ftz" in ins.parts and ins.type == "f32":
         tiny = np.abs(result) < np.finfo(np.float32).tiny
         result = np.where(tiny, np.copysign(np.float32(0), result), result)
@@ -75,7 +75,7 @@ def arithmetic(machine, ins: Instruction, mask: Array) -> None:
 
 
 def _float(machine, ins: Instruction, mask: Array) -> None:
-    require_parts(ins, FLOATS | ROUNDING | {"ftz", "sat", "approx", "full", "NaN"})
+    require_parts(ins, FLOAT_PARTS)
     a, b = (read_float(machine, operand, ins.type) for operand in ins.operands[1:3])
     if ins.name in ("fma", "mad"):
         value = a * b + read_float(machine, ins.operands[3], ins.type)
@@ -97,7 +97,7 @@ def divide(a: Array, b: Array) -> Array:
 
 
 def _integer(machine, ins: Instruction, mask: Array) -> None:
-    require_parts(ins, INTEGERS | {"lo", "hi", "wide"})
+    require_parts(ins, INTEGER_PARTS)
     bits, families = width(ins.type), SIGNED if ins.type[0] == "s" else UNSIGNED
     a, b = (np.asarray(machine.lanes.read(o, ins.type)) for o in ins.operands[1:3])
     kind = ins.type
@@ -124,6 +124,7 @@ def _integer(machine, ins: Instruction, mask: Array) -> None:
     machine.lanes.write(ins.operands[0], value, mask)
 
 
+UNARY_PARTS = frozenset(FLOATS | ROUNDING | {"ftz", "approx"})
 UNARY = {
     "neg": np.negative,
     "abs": np.abs,
@@ -139,7 +140,7 @@ UNARY = {
 @opcode(*UNARY)
 def unary(machine, ins: Instruction, mask: Array) -> None:
     if ins.type in FLOATS:
-        require_parts(ins, FLOATS | ROUNDING | {"ftz", "approx"})
+        require_parts(ins, UNARY_PARTS)
         value = UNARY[ins.name](read_float(machine, ins.operands[1], ins.type))
         write_float(machine, ins.operands[0], value, ins, mask)
     elif ins.type in INTEGERS and ins.name in ("neg", "abs"):

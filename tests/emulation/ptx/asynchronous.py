@@ -71,7 +71,7 @@ def copy(machine, ins: Instruction, mask: Array) -> None:
 
 
 def _start(machine, ins: Instruction, mask: Array) -> None:
-    lanes, size = np.flatnonzero(mask), int(ins.operands[2])
+    lanes, size = machine.chosen(mask), int(ins.operands[2])
     to, source = (machine.lanes.address(o) for o in ins.operands[:2])
     valid = np.full(machine.lanes.count, size)
     if len(ins.operands) > 3:
@@ -87,9 +87,12 @@ def _start(machine, ins: Instruction, mask: Array) -> None:
     machine.flights.start(machine, lanes, places, size, ins.text)
     step = min(size, 8)
     reading = lanes[valid[lanes] > 0]
-    for part in range(0, size, step):
-        value = np.zeros(machine.lanes.count, f"u{step}")
-        value[reading] = machine.tensors.load(
-            source[reading] + part, step, machine.grid_thread[reading], ins.text
+    parts = [np.zeros(0, f"u{step}")] * (size // step)
+    if reading.size:
+        parts = machine.tensors.load(
+            source[reading], step, len(parts), machine.grid_thread[reading], ins.text
         )
-        machine.shared.bytes.view(f"u{step}")[(places + part) // step] = value[lanes]
+    for i, part in enumerate(parts):
+        value = np.zeros(machine.lanes.count, f"u{step}")
+        value[reading] = part
+        machine.shared.bytes.view(f"u{step}")[places // step + i] = value[lanes]

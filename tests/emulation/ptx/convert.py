@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import FLOATS, ROUNDING, read_float, round_to
+from .arithmetic import FLOATS, read_float, round_to
 from .lanes import LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_WINDOW, vector
 from .opcodes import opcode, require_parts
-from .parse import Instruction, Unsupported
+from .parse import ROUNDING, Instruction, Unsupported
 from .values import UNSIGNED, Array, dtype_of, to_bfloat16, to_tf32, width
 
 
@@ -56,6 +56,10 @@ def convert_address(machine, ins: Instruction, mask: Array) -> None:
     )
 
 
+PARTS = frozenset(FLOATS | ROUNDING | {"ftz", "sat", "rni", "rzi", "rmi", "rpi", "rna", "tf32"})
+PARTS |= {f"{kind}{bits}" for kind in "us" for bits in (8, 16, 32, 64)}
+
+
 @opcode("cvt")
 def convert(machine, ins: Instruction, mask: Array) -> None:
     """cvt[.rounding][.ftz][.sat].to.from."""
@@ -65,8 +69,7 @@ def convert(machine, ins: Instruction, mask: Array) -> None:
         halves = [_float_bits(value, to[:-2]).astype(np.uint32) for value in (low, high)]
         machine.lanes.write(ins.operands[0], halves[0] | halves[1] << np.uint32(16), mask)
         return
-    known = FLOATS | ROUNDING | {"ftz", "sat", "rni", "rzi", "rmi", "rpi", "rna", "tf32"}
-    require_parts(ins, known | {f"{k}{b}" for k in "us" for b in (8, 16, 32, 64)})
+    require_parts(ins, PARTS)
     if source in FLOATS:
         value = _from_float(machine, ins, read_float(machine, ins.operands[1], source))
     else:
@@ -112,7 +115,6 @@ def _from_float(machine, ins: Instruction, value: Array) -> Array:
         return np.where(inside >= float(limits.max), limits.max, result).astype(limits.dtype)
     if "sat" in ins.parts:
         value = np.where(np.isnan(value), 0.0, np.clip(value, 0.0, 1.0))
-    rounding = next((part for part in ins.parts if part in ROUNDING), "rn")
-    if rounding != "rn" and to != "f32":
+    if ins.rounding != "rn" and to != "f32":
         raise Unsupported(ins.text)
-    return _float_bits(value, to, rounding)
+    return _float_bits(value, to, ins.rounding)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class Lanes:
         self._special = self._specials(grid, block, blocks)
         self._parameters = {name: offset for name, offset, _ in kernel.parameters}
         self._constants: dict[tuple[str, str], Any] = {}
+        self._views: dict[tuple[str, str], Array] = {}  # of registers, as numbers of their width
 
     def _specials(self, grid, block, blocks) -> dict[str, Array]:
         number = np.repeat(np.asarray(blocks, np.int64), self.threads)
@@ -60,6 +62,8 @@ class Lanes:
 
     def read(self, operand: str, kind: str) -> Array:
         """An operand as numbers of a type; constants are single numbers, which broadcast."""
+        if (known := self._views.get((operand, kind))) is not None:
+            return known
         if operand in self.kernel.registers:
             value = self.register(operand)
         elif operand in self._special:
@@ -71,7 +75,10 @@ class Lanes:
             return self._constants[key]
         if kind == "pred":
             return value
-        return bits_of(value, width(kind)).view(dtype_of(kind))
+        numbers = bits_of(value, width(kind)).view(dtype_of(kind))
+        if np.may_share_memory(numbers, value):
+            self._views[operand, kind] = numbers
+        return numbers
 
     def _constant(self, operand: str, kind: str) -> Any:
         bits = 64 if kind == "pred" else width(kind)
@@ -104,16 +111,24 @@ class Lanes:
 
     def address(self, operand: str) -> Array:
         """[register + offset] or [symbol + offset], in int64."""
-        match = re.fullmatch(r"\[\s*([%\w$]+)\s*(?:\+\s*(-?\d+))?\s*\]", operand)
-        if not match:
-            raise Unsupported(f"address {operand}")
-        base = match[1]
-        kind = self.kernel.registers.get(base, "u64")
-        value = np.broadcast_to(self.read(base, f"u{width(kind)}"), (self.count,))
-        address = value.astype(np.int64) + int(match[2] or 0)
-        return address & 0xFFFFFFFF if width(kind) == 32 else address
+        base, offset = base_and_offset(operand)
+        bits = width(self.kernel.registers.get(base, "u64"))
+        value = self.read(base, f"u{bits}")
+        if np.ndim(value) == 0:
+            return np.full(self.count, int(value) + offset, np.int64)
+        address = value.astype(np.int64) + offset
+        return address & 0xFFFFFFFF if bits == 32 else address
 
 
+@cache
+def base_and_offset(operand: str) -> tuple[str, int]:
+    match = re.fullmatch(r"\[\s*([%\w$]+)\s*(?:\+\s*(-?\d+))?\s*\]", operand)
+    if not match:
+        raise Unsupported(f"address {operand}")
+    return match[1], int(match[2] or 0)
+
+
+@cache
 def vector(operand: str) -> list[str]:
     """The registers of {a, b, ...}, or of a single one."""
     return split_operands(operand[1:-1]) if operand.startswith("{") else [operand]

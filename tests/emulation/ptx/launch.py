@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -72,9 +73,7 @@ class PtxLibrary:
     ) -> None:
         self._library = library
         self._sample = sample
-        self._kernels: dict[str, Kernel] = {}
-        for text in modules:
-            self._kernels |= parse(text)
+        self._kernels: Mapping[str, Kernel] = ChainMap(*map(parse, modules))
         self._count = count
         self.counts = Counts()
         self.moved: list[dict[str, int]] = []

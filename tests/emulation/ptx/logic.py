@@ -56,7 +56,7 @@ def shift(machine, ins: Instruction, mask: Array) -> None:
 @opcode("shf")
 def funnel_shift(machine, ins: Instruction, mask: Array) -> None:
     """32 bits out of the 64 of (high, low)."""
-    require_parts(ins, {"l", "r", "wrap", "clamp", "b32"})
+    require_parts(ins, frozenset({"l", "r", "wrap", "clamp", "b32"}))
     low, high = (
         np.asarray(machine.lanes.read(o, "b32")).astype(np.uint64) for o in ins.operands[1:3]
     )

@@ -17,6 +17,7 @@ from .values import UNSIGNED, Array
 
 GROUPS = (arithmetic, asynchronous, convert, logic, matrix, memory, warp)  # that filled TABLE
 RUNNING = -1  # of `waiting`: the program counter of the barrier otherwise
+WHOLE_WARP = ("shfl", "vote")  # by .sync, the first lanes of a warp wait there for the others
 
 
 class Machine:
@@ -44,17 +45,27 @@ class Machine:
         self.staged: list[tuple[str, Array]] = []  # results of an instruction that reads first
         self._local = np.full((self.lanes.count, kernel.local_bytes), 0xFF, np.uint8)
         self._arguments = np.frombuffer(arguments, np.uint8)
+        self._mask, self._chosen = np.zeros(0, bool), np.zeros(0, np.int64)
         self._counter = np.zeros(self.lanes.count, np.int64)
         self._live = np.ones(self.lanes.count, bool)
         self._waiting = np.full(self.lanes.count, RUNNING)
+        self._meeting = np.full(self.lanes.count, RUNNING)  # the same, for the rest of a warp
 
-    def parameter(self, address: Array, size: int, mask: Array) -> Array:
-        """Numbers in the kernel's arguments."""
-        place = np.where(mask, address, 0)
-        if (place < 0).any() or (place + size > len(self._arguments)).any():
+    def parameter(self, address: Array, size: int) -> Array:
+        """Numbers in the kernel's arguments; a single one where all addresses are the same."""
+        least, most = int(address.min()), int(address.max())
+        if least < 0 or most + size > len(self._arguments):
             raise Fault("out of bounds of the arguments")
-        raw = self._arguments[place[:, None] + np.arange(size)]
+        if least == most:
+            return self._arguments[least : least + size].view(UNSIGNED[8 * size])
+        raw = self._arguments[address[:, None] + np.arange(size)]
         return np.ascontiguousarray(raw).view(UNSIGNED[8 * size])[:, 0]
+
+    def chosen(self, mask: Array) -> Array:
+        """The numbers of a mask's lanes; a mask is seldom used for one instruction alone."""
+        if self._mask is not mask:
+            self._mask, self._chosen = mask, np.flatnonzero(mask)
+        return self._chosen
 
     def local(self, lanes: Array, address: Array, size: int, value: Array | None = None) -> Array:
         """Bytes of lanes' local memory, after `value` has been put there."""
@@ -66,17 +77,47 @@ class Machine:
         return self._local[place]
 
     def run(self) -> None:
-        code = self.kernel.instructions
         while self._live.any():
-            ready = self._live & (self._waiting == RUNNING)
+            ready = self._live & (self._waiting == RUNNING) & (self._meeting == RUNNING)
             if not ready.any():
+                for at in self._meeting[self._meeting != RUNNING]:
+                    text = self.kernel.instructions[at].text
+                    raise Fault(f"a part of a warp takes part in a warp's instruction: {text}")
                 raise Fault("deadlock: every thread waits at a barrier or has exited")
             at = int(self._counter[ready].min())
             mask = ready & (self._counter == at)
+            others = self._counter[ready & ~mask]
+            self._run_on(at, mask, int(others.min()) if others.size else -1)
+
+    def _run_on(self, at: int, mask: Array, until: int) -> None:
+        """Run lanes that are together until they may part, or meet those that are at `until`."""
+        code = self.kernel.instructions
+        while at != until:
             if at >= len(code):
                 raise Fault("a thread runs past the last instruction")
-            self._counter[mask] = at + 1
-            self._step(code[at], mask)
+            ins = code[at]
+            if ins.name in WHOLE_WARP and self._must_meet(ins, at, mask):
+                break
+            at += 1
+            if ins.is_control:
+                self._counter[mask] = at
+                self._step(ins, mask)
+                return
+            self._step(ins, mask)
+        self._counter[mask] = at
+
+    def _must_meet(self, ins: Instruction, at: int, mask: Array) -> bool:
+        """Whether lanes without the rest of their warp have to wait at an instruction."""
+        if ins.guard or self.lanes.threads % 32:
+            return False
+        warps = mask.reshape(-1, 32)
+        partial = mask & ~np.repeat(warps.all(1), 32)
+        if not partial.any():
+            return False
+        self._meeting[partial] = at
+        together = (self._meeting.reshape(-1, 32) == at).all(1)
+        self._meeting[np.repeat(together, 32)] = RUNNING
+        return True
 
     def _step(self, ins: Instruction, mask: Array) -> None:
         if ins.guard:
@@ -84,8 +125,10 @@ class Machine:
             if not mask.any():
                 return
         if self.counts:
-            self.counts.instructions[".".join(ins.parts)] += int(mask.sum())
-        if ins.name in ("bra", "brx"):
+            self.counts.instructions[ins.opcode] += len(self.chosen(mask))
+        if ins.name in TABLE:
+            TABLE[ins.name](self, ins, mask)
+        elif ins.name in ("bra", "brx"):
             self._branch(ins, mask)
         elif ins.name in ("ret", "exit"):
             self.flights.require_none(mask)
@@ -93,11 +136,7 @@ class Machine:
             self._release()
         elif ins.name in ("bar", "barrier"):
             self._barrier(ins, mask)
-        elif ins.name in ("membar", "fence"):
-            pass
-        elif ins.name in TABLE:
-            TABLE[ins.name](self, ins, mask)
-        else:
+        elif ins.name not in ("membar", "fence"):
             raise Unsupported(ins.text)
 
     def _branch(self, ins: Instruction, mask: Array) -> None:

@@ -43,38 +43,51 @@ def access(machine, ins: Instruction, mask: Array) -> None:
     space, address = _space(machine, ins, machine.lanes.address(place), mask)
     size = width(ins.type) // 8
     whole = size * len(registers)
-    who = np.flatnonzero(mask)
+    who = machine.chosen(mask)
+    at = address[who]
     if space == "param":
         if not is_load:
             raise Unsupported(ins.text)
-        for i, register in enumerate(registers):
-            machine.lanes.write(register, machine.parameter(address + i * size, size, mask), mask)
+        numbers = [machine.parameter(at + i * size, size) for i in range(len(registers))]
+        _fill(machine, ins, registers, numbers, who, mask)
         return
-    if (address[who] % whole).any():
+    if (at % whole).any():
         raise Fault(f"misaligned access to {space} memory: {ins.text}")
     if machine.counts and space != "local":
         count = machine.counts.count_global if space == "global" else machine.counts.count_shared
         count("load" if is_load else "store", address, whole, mask)
-    for i, register in enumerate(registers):
-        at = address[who] + i * size
-        if is_load:
-            if space == "local":
-                got = machine.local(who, at, size).view(UNSIGNED[8 * size])[:, 0]
-            elif space == "global":
-                got = machine.tensors.load(at, size, machine.grid_thread[who], ins.text)
-            else:
-                got = machine.shared.load(who, at, size, ins.text)
-            full = np.zeros(machine.lanes.count, UNSIGNED[8 * size])
-            full[who] = got
-            if ins.type[0] == "s":
-                full = full.view(f"i{size}")
-            machine.lanes.write(register, full, mask)
-        else:
-            value = bits_of(np.asarray(machine.lanes.read(register, f"b{8 * size}")), 8 * size)
-            value = np.broadcast_to(value, (machine.lanes.count,))[who]
-            if space == "local":
-                machine.local(who, at, size, np.ascontiguousarray(value)[:, None].view(np.uint8))
-            elif space == "global":
-                machine.tensors.store(at, value, machine.grid_thread[who], ins.text)
-            else:
-                machine.shared.store(who, at, value, ins.text)
+    if is_load:
+        numbers = _load(machine, space, who, at, size, len(registers), ins.text)
+        _fill(machine, ins, registers, numbers, who, mask)
+        return
+    numbers = []
+    for register in registers:
+        value = bits_of(np.asarray(machine.lanes.read(register, f"b{8 * size}")), 8 * size)
+        numbers.append(np.broadcast_to(value, (machine.lanes.count,))[who])
+    if space == "local":
+        for i, value in enumerate(numbers):
+            machine.local(
+                who, at + i * size, size, np.ascontiguousarray(value)[:, None].view(np.uint8)
+            )
+    elif space == "global":
+        machine.tensors.store(at, numbers, machine.grid_thread[who], ins.text)
+    else:
+        machine.shared.store(who, at, numbers, ins.text)
+
+
+def _load(machine, space: str, who: Array, at: Array, size: int, count: int, text: str):
+    if space == "local":
+        every = [machine.local(who, at + i * size, size) for i in range(count)]
+        return [one.view(UNSIGNED[8 * size])[:, 0] for one in every]
+    if space == "global":
+        return machine.tensors.load(at, size, count, machine.grid_thread[who], text)
+    return machine.shared.load(who, at, size, count, text)
+
+
+def _fill(machine, ins: Instruction, registers, numbers, who: Array, mask: Array) -> None:
+    for register, got in zip(registers, numbers, strict=True):
+        full = np.zeros(machine.lanes.count, got.dtype)
+        full[who] = got
+        if ins.type[0] == "s":
+            full = full.view(f"i{got.dtype.itemsize}")
+        machine.lanes.write(register, full, mask)

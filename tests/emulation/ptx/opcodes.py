@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
 from .parse import Instruction, Unsupported
@@ -26,8 +27,13 @@ def opcode(*names: str) -> Callable[[Opcode], Opcode]:
     return enter
 
 
-def require_parts(instruction: Instruction, known: set[str]) -> None:
+@cache
+def unknown_parts(parts: tuple[str, ...], known: frozenset[str]) -> set[str]:
+    return set(parts[1:]) - known
+
+
+def require_parts(instruction: Instruction, known: frozenset[str]) -> None:
     """Raise Unsupported where an opcode has a part that its function doesn't know."""
-    unknown = set(instruction.parts[1:]) - known
+    unknown = unknown_parts(instruction.parts, known)
     if unknown:
         raise Unsupported(f"{'.'.join(sorted(unknown))} in {instruction.text}")

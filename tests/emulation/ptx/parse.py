@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 
 SIZES = {"pred": 1, "b8": 1, "u8": 1, "s8": 1, "b16": 2, "u16": 2, "s16": 2, "f16": 2, "bf16": 2}
+ROUNDING = {"rn", "rz", "rm", "rp"}
+CONTROL = {"bra", "brx", "ret", "exit", "bar", "barrier"}  # after which lanes may part or wait
 SIZES |= {f"{kind}32": 4 for kind in "busf"} | {f"{kind}64": 8 for kind in "busf"}
 
 
@@ -23,13 +27,25 @@ class Instruction:
     operands: tuple[str, ...]
     text: str
 
-    @property
+    @cached_property
+    def opcode(self) -> str:
+        return ".".join(self.parts)
+
+    @cached_property
     def name(self) -> str:
         return self.parts[0]
 
-    @property
+    @cached_property
     def type(self) -> str:
         return self.parts[-1]
+
+    @cached_property
+    def is_control(self) -> bool:
+        return self.name in CONTROL
+
+    @cached_property
+    def rounding(self) -> str:
+        return next((part for part in self.parts if part in ROUNDING), "rn")
 
 
 @dataclass
@@ -133,19 +149,47 @@ def _read_body(kernel: Kernel, body: str) -> None:
             )
 
 
-def parse(text: str) -> dict[str, Kernel]:
+class Module(Mapping[str, Kernel]):
+    """The kernels of a module by name, each read when it is first asked for."""
+
+    def __init__(self, text: str) -> None:
+        self._text = re.sub(r"//[^\n]*", "", text)
+        shared = re.search(r"\.extern\s+\.shared\s+\.align\s+\d+\s+\.b8\s+(\w+)\[\]", self._text)
+        self._shared = shared[1] if shared else ""
+        entries = re.finditer(r"\.entry\s+(\w+)\s*\((.*?)\)([^{]*)\{", self._text, re.S)
+        self._entries = {match[1]: match for match in entries}
+        self._kernels: dict[str, Kernel] = {}
+
+    def __getitem__(self, name: str) -> Kernel:
+        if name not in self._kernels:
+            self._kernels[name] = self._read(self._entries[name])
+        return self._kernels[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def max_threads(self, name: str) -> int:
+        """The kernel's __launch_bounds__."""
+        bound = re.search(r"\.maxntid\s+(\d+)(?:,\s*(\d+))?(?:,\s*(\d+))?", self._entries[name][3])
+        return int(bound[1]) * int(bound[2] or 1) * int(bound[3] or 1) if bound else 1024
+
+    def _read(self, entry: re.Match[str]) -> Kernel:
+        depth, end = 1, entry.end()
+        for brace in re.compile(r"[{}]").finditer(self._text, entry.end()):
+            depth += 1 if brace[0] == "{" else -1
+            if depth == 0:
+                end = brace.start()
+                break
+        kernel = Kernel(entry[1], _parameters(entry[2]), shared=self._shared)
+        kernel.max_threads = self.max_threads(entry[1])
+        _read_body(kernel, self._text[entry.end() : end])
+        return kernel
+
+
+@cache
+def parse(text: str) -> Module:
     """Return the kernels of a module by name."""
-    text = re.sub(r"//[^\n]*", "", text)
-    shared = re.search(r"\.extern\s+\.shared\s+\.align\s+\d+\s+\.b8\s+(\w+)\[\]", text)
-    kernels = {}
-    for match in re.finditer(r"\.entry\s+(\w+)\s*\((.*?)\)([^{]*)\{", text, re.S):
-        end, depth = match.end(), 1
-        while depth:
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            end += 1
-        kernel = Kernel(match[1], _parameters(match[2]), shared=shared[1] if shared else "")
-        if bound := re.search(r"\.maxntid\s+(\d+)(?:,\s*(\d+))?(?:,\s*(\d+))?", match[3]):
-            kernel.max_threads = int(bound[1]) * int(bound[2] or 1) * int(bound[3] or 1)
-        _read_body(kernel, text[match.end() : end - 1])
-        kernels[match[1]] = kernel
-    return kernels
+    return Module(text)

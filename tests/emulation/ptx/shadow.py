@@ -46,26 +46,28 @@ class SharedMemory:
             raise Fault(f"misaligned access to shared memory: {text}")
         return lanes // self._threads * self.room + address
 
-    def load(self, lanes: Array, address: Array, size: int, text: str) -> Array:
-        place = self.place(lanes, address, size, text)
-        self.check_read(lanes, place, size, text)
-        return self.bytes.view(UNSIGNED[8 * size])[place // size]
+    def load(self, lanes: Array, address: Array, size: int, count: int, text: str) -> list[Array]:
+        """`count` numbers of `size` bytes, one after the other, for each lane."""
+        place = self.place(lanes, address, size * count, text)
+        self.check_read(lanes, place, size * count, text)
+        numbers, first = self.bytes.view(UNSIGNED[8 * size]), place // size
+        return [numbers[first + i] for i in range(count)]
 
-    def store(self, lanes: Array, address: Array, value: Array, text: str) -> None:
-        size = value.dtype.itemsize
-        place = self.place(lanes, address, size, text)
-        self.check_write(lanes, place, size, text)
-        self.bytes.view(UNSIGNED[8 * size])[place // size] = value
+    def store(self, lanes: Array, address: Array, values: list[Array], text: str) -> None:
+        size = values[0].dtype.itemsize
+        place = self.place(lanes, address, size * len(values), text)
+        self.check_write(lanes, place, size * len(values), text)
+        numbers, first = self.bytes.view(UNSIGNED[8 * size]), place // size
+        for i, value in enumerate(values):
+            numbers[first + i] = value
 
     def _parties(self, lanes: Array, place: Array, size: int) -> tuple[Array, ...]:
-        """Units, threads, barrier epochs and warp epochs, each (accesses, units of one)."""
-        units = (place[:, None] + np.arange(0, size, UNIT)) // UNIT
-        thread = (lanes % self._threads).astype(np.int32)[:, None]
+        """Units, (accesses, units of one); threads, barrier and warp epochs, (accesses, 1)."""
         return (
-            units,
-            np.broadcast_to(thread, units.shape),
-            np.broadcast_to(self.epoch[lanes // self._threads][:, None], units.shape),
-            np.broadcast_to(self.warp_epoch[lanes][:, None], units.shape),
+            (place[:, None] + np.arange(0, size, UNIT)) // UNIT,
+            (lanes % self._threads).astype(np.int32)[:, None],
+            self.epoch[lanes // self._threads][:, None],
+            self.warp_epoch[lanes][:, None],
         )
 
     def _refuse(self, wrong: Array, lanes: Array, place: Array, what: str, text: str) -> None:

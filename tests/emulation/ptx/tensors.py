@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -50,28 +50,31 @@ class Tensors:
         i = int(distance.argmin())
         return f"{address - int(self._begin[i])} of {self.tensors[i].name}'s {len(self.bytes[i])}"
 
-    def load(self, address: Array, size: int, thread: Array, text: str) -> Array:
-        """The numbers of `size` bytes at each address; `thread` tells threads of the grid apart."""
-        which = self._locate(address, size, text)
-        result = np.empty(len(address), UNSIGNED[8 * size])
-        for i in np.unique(which):
-            here = which == i
+    def load(self, address: Array, size: int, count: int, thread: Array, text: str) -> list[Array]:
+        """`count` numbers of `size` bytes at each address; `thread` tells the grid's apart."""
+        which = self._locate(address, size * count, text)
+        results = [np.empty(len(address), UNSIGNED[8 * size]) for _ in range(count)]
+        for i, here in _by_number(which):
             offset = address[here] - self._begin[i]
-            self.read_bytes[i] += size * len(offset)
+            self.read_bytes[i] += size * count * len(offset)
             if self.tensors[i].role != INPUT:
-                self._check_read(i, offset, size, thread[here], text)
-            result[here] = self._view(i, size)[offset // size]
-        return result
+                self._check_read(i, offset, size * count, thread[here], text)
+            numbers, first = self._view(i, size), offset // size
+            for k, result in enumerate(results):
+                result[here] = numbers[first + k]
+        return results
 
-    def store(self, address: Array, value: Array, thread: Array, text: str) -> None:
-        size = value.dtype.itemsize
-        which = self._locate(address, size, text)
-        for i in np.unique(which):
-            here = which == i
+    def store(self, address: Array, values: list[Array], thread: Array, text: str) -> None:
+        size = values[0].dtype.itemsize
+        whole = size * len(values)
+        which = self._locate(address, whole, text)
+        for i, here in _by_number(which):
             offset = address[here] - self._begin[i]
-            self.written_bytes[i] += size * len(offset)
-            self._record_write(i, offset, size, thread[here], text)
-            self._view(i, size)[offset // size] = value[here]
+            self.written_bytes[i] += whole * len(offset)
+            self._record_write(i, offset, whole, thread[here], text)
+            numbers, first = self._view(i, size), offset // size
+            for k, value in enumerate(values):
+                numbers[first + k] = value[here]
 
     def _view(self, i: int, size: int) -> Array:
         data = self.bytes[i]
@@ -124,3 +127,12 @@ class Tensors:
         }
         nothing = {"read": 0, "written": 0}
         return [moved[t.array.ctypes.data] if t.array.size else nothing for t in tensors]
+
+
+def _by_number(which: Array) -> Iterator[tuple[int, Array | slice]]:
+    """Each number and where it stands; most often there is but one."""
+    if (which == which[0]).all():
+        yield int(which[0]), slice(None)
+        return
+    for i in np.unique(which):
+        yield int(i), which == i

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ SIGNED = {8: np.int8, 16: np.int16, 32: np.int32, 64: np.int64}
 FLOAT = {16: np.float16, 32: np.float32, 64: np.float64}
 
 
+@cache
 def width(kind: str) -> int:
     """Bits of a type: `f16x2` has 32."""
     match = re.fullmatch(r"[a-z]+(\d+)(?:x(\d))?", kind)
@@ -23,6 +25,7 @@ def width(kind: str) -> int:
     return int(match[1]) * int(match[2] or 1)
 
 
+@cache
 def dtype_of(kind: str) -> Any:
     """Numpy's type for PTX's; bits and bf16 are unsigned."""
     if kind == "pred":
