@@ -217,9 +217,10 @@ class Learner:
             loss = self._loss(batch)
             step = loop.position
             if loop.step(loss, closure=self._closure(batch)):
-                assert loop.loss is not None
-                history.add_step(step, loop.loss)
-                bar.advance(loop, history.losses[-1])
+                mean = loop.loss
+                assert mean is not None
+                history.add_step(step, mean)
+                bar.advance(loop, mean)
                 _call(callbacks, "on_step_end", self)
             if loop.stopped is not None:
                 bar.say(loop.stopped)

@@ -1,23 +1,12 @@
 """docs/pictures.py, which runs a page's examples, and docs/build.py, which makes the site."""
 
-import importlib.util
-import sys
-from pathlib import Path
+from scripts import ROOT, load
 
-ROOT = Path(__file__).resolve().parent.parent
+__all__ = ["ROOT", "load_build", "pictures"]
 
-
-def _load(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # build.py imports pictures.py
-    spec.loader.exec_module(module)
-    return module
-
-
-pictures = _load("pictures")
+pictures = load("docs/pictures.py")
 
 
 def load_build():
-    """Return docs/build.py; it needs what only some tests need."""
-    return _load("build")
+    """Return docs/build.py, which imports the above; it needs what only some tests need."""
+    return load("docs/build.py")

@@ -6,42 +6,27 @@ that nobody killed, bit for bit. The processes are started by torchrun's launche
     python tests/kill_ranks.py FOLDER --kills 20 --seed 0
 """
 
-import argparse
 import copy
-import json
 import os
-import random
 import signal
-import sys
 import time
 import traceback
-from pathlib import Path
 
+import kills
 import torch
 import torch.distributed as dist
-from kill_run import Images
+from kill_run import Images, Log
 from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
-from toys import same
 from training import seed_all
 
-from pyphase import Callback, Checkpoint, DecayType, Learner, TrainingPhase, accuracy
+from pyphase import Checkpoint, DecayType, Learner, TrainingPhase, accuracy
 from pyphase.apply.state import load_checkpoint, save_checkpoint
 
 RANKS = 2
-
-
-class Note(Callback):
-    """Note each step in a file of the process, after the checkpoint has been written."""
-
-    def __init__(self, path):
-        self.file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-
-    def on_step_end(self, learn):
-        os.write(self.file, f"{learn.loop.position}\n".encode())
 
 
 def loaders(size, batch_size):
@@ -74,7 +59,7 @@ def train(folder):
     ]
     learn = Learner(model, small, nn.CrossEntropyLoss(), [accuracy], progress=False)
     saved = folder / "checkpoints"
-    callbacks = [Checkpoint(saved, every=1), Note(folder / f"log-{rank}")]
+    callbacks = [Checkpoint(saved, every=1), Log(folder / f"log-{rank}")]
     learn.fit_opt_sched(phases, callbacks=callbacks, resume=saved if complete(saved) else None)
     save_checkpoint(folder / f"end-{rank}.pt", copy.deepcopy(learn.state_dict()))
     dist.destroy_process_group()
@@ -109,9 +94,15 @@ def complete(saved):
     return sorted(int(path.name) for path in found if (path / ".metadata").is_file())
 
 
-def kill(pid, folder, delay, rank):
-    """Kill a process some time after it stands; return False where the run had ended."""
-    file, due = folder / f"pid-{rank}", None
+def unfinished(folder):
+    """Return the checkpoints that are being written, or were cut off."""
+    saved = folder / "checkpoints"
+    return {path.name for path in saved.glob("*")} - {f"{n:08d}" for n in complete(saved)}
+
+
+def kill(pid, folder, delay, draw, number):
+    """Kill one of the processes some time after it stands; False: the run had ended."""
+    file, due = folder / f"pid-{draw.randrange(RANKS)}", None
     while due is None or time.monotonic() < due:
         found, status = os.waitpid(pid, os.WNOHANG)
         if found:
@@ -144,45 +135,17 @@ def check_files(folder, before):
     return position
 
 
-def ends(folder):
+def end_of(folder):
     return [load_checkpoint(folder / f"end-{rank}.pt") for rank in range(RANKS)]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    draw = random.Random(arguments.seed)
-    whole = arguments.folder / "whole"
-    whole.mkdir()
-    began = time.monotonic()
-    assert os.waitpid(start(whole), 0)[1] == 0
-    length = time.monotonic() - began
-    expected = ends(whole)
-    counts = {"kills": 0, "in a write": 0, "before the first step": 0, "runs": 0}
-    while counts["kills"] < arguments.kills:
-        folder = arguments.folder / f"run-{counts['runs']}"
-        folder.mkdir()
-        counts["runs"] += 1
-        position = 0
-        while True:
-            pid = start(folder)
-            if counts["kills"] >= arguments.kills:
-                assert os.waitpid(pid, 0)[1] == 0
-                break
-            if not kill(pid, folder, draw.uniform(0, length), draw.randrange(RANKS)):
-                break
-            counts["kills"] += 1
-            saved = folder / "checkpoints"
-            counts["in a write"] += len(list(saved.glob("*"))) > len(complete(saved))
-            position = check_files(folder, position)
-            counts["before the first step"] += position == 0
-        same(ends(folder), expected)
-    steps = expected[0]["loop"]["position"]
-    print(json.dumps(counts | {"steps": steps, "equal": True}))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    kills.main(
+        __doc__,
+        kills=20,
+        start=start,
+        kill=kill,
+        unfinished=unfinished,
+        position_of=check_files,
+        end_of=end_of,
+    )

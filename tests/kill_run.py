@@ -6,20 +6,16 @@ nobody killed, bit for bit. Half of the kills wait until a checkpoint is being w
     python tests/kill_run.py FOLDER --kills 50 --seed 0
 """
 
-import argparse
-import json
 import os
 import random
 import signal
-import sys
 import time
 import traceback
-from pathlib import Path
 
+import kills
 import numpy as np
 import torch
 from torch import nn
-from toys import same
 from training import seed_all
 
 from pyphase import Callback, Checkpoint, DecayType, Learner, TrainingPhase, accuracy
@@ -111,8 +107,9 @@ def ended(pid):
     return found != 0, status
 
 
-def kill(pid, folder, delay, in_write):
-    """Kill a process after a delay, with the first write after it if asked for; False: it ended."""
+def kill(pid, folder, delay, draw, number):
+    """Kill a process after a delay, every other time in the first write after it."""
+    in_write = number % 2 == 0
     began, left = time.monotonic(), unfinished(folder)
     while time.monotonic() - began < delay + (0.5 if in_write else 0):
         done, status = ended(pid)
@@ -139,40 +136,17 @@ def check_files(folder, before):
     return position
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    draw = random.Random(arguments.seed)
-    whole = arguments.folder / "whole"
-    whole.mkdir()
-    began = time.monotonic()
-    assert os.waitpid(start(whole), 0)[1] == 0
-    length = time.monotonic() - began
-    expected = load_checkpoint(whole / "checkpoint.pt")
-    counts = {"kills": 0, "in a write": 0, "before the first step": 0, "runs": 0}
-    while counts["kills"] < arguments.kills:
-        folder = arguments.folder / f"run-{counts['runs']}"
-        folder.mkdir()
-        counts["runs"] += 1
-        position = 0
-        while True:
-            left, pid = unfinished(folder), start(folder)
-            if counts["kills"] >= arguments.kills:
-                assert os.waitpid(pid, 0)[1] == 0
-                break
-            if not kill(pid, folder, draw.uniform(0, length), counts["kills"] % 2 == 0):
-                break
-            counts["kills"] += 1
-            counts["in a write"] += bool(unfinished(folder) - left)
-            position = check_files(folder, position)
-            counts["before the first step"] += position == 0
-        same(load_checkpoint(folder / "checkpoint.pt"), expected)
-        assert not unfinished(folder)  # what a killed write leaves is removed
-    print(json.dumps(counts | {"steps": expected["loop"]["position"], "equal": True}))
+def end_of(folder):
+    return load_checkpoint(folder / "checkpoint.pt")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    kills.main(
+        __doc__,
+        kills=50,
+        start=start,
+        kill=kill,
+        unfinished=unfinished,
+        position_of=check_files,
+        end_of=end_of,
+    )

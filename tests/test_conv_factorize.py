@@ -1,4 +1,7 @@
-"""A whole model's convolutions as pairs: plan, apply, undo, and what is left alone."""
+"""A whole model's convolutions as pairs: plan, apply, undo, and what is left alone.
+
+Long, since each rule, each kind of layer and each way to misuse a plan is a case of its own.
+"""
 
 import copy
 import json

@@ -1,4 +1,7 @@
-"""Building optimizers, and carrying state over from one to the next."""
+"""Building optimizers, and carrying state over from one to the next.
+
+Long, since each pair of optimizers and each form of state is a case of its own.
+"""
 
 import functools
 

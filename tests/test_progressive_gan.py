@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from digits import tensors
+from scripts import ROOT, load
 from torch import nn
 from toys import same
 
@@ -17,7 +17,6 @@ from pyphase import PhaseError, conv
 from pyphase.apply.state import load_checkpoint
 from pyphase.demo_data import ImageSet
 
-BENCH = Path(__file__).resolve().parent.parent / "bench"
 WIDTHS = (8, 8, 4, 4)
 STEPS = ((0, 2), (2, 2), (2, 2))  # to 16 pixels
 
@@ -31,20 +30,9 @@ def load_images(folder=None, *, seed=0):
 
 @pytest.fixture(scope="module")
 def gan():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCH)
-        module = importlib.import_module("progressive_gan")
-        patch.setattr(module, "load_images", load_images)
-        yield module
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small lose time to threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    module = load("bench/progressive_gan.py")
+    module.load_images = load_images
+    return module
 
 
 @pytest.fixture
@@ -203,7 +191,7 @@ gan.main()
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_interrupted_and_killed_it_ends_bit_for_bit(gan, tmp_path, monkeypatch, capsys):
     """Killed amid step 12, when 16 pixels are being faded in; then Ctrl-C in step 17."""
-    folders = map(str, (BENCH, Path(__file__).parent, tmp_path / "cut"))
+    folders = map(str, (ROOT / "bench", ROOT / "tests", tmp_path / "cut"))
     command = [sys.executable, "-c", KILL, *folders]
     killed = subprocess.run(command, cwd=tmp_path, timeout=300)  # a source tree shadows packages
     assert killed.returncode == -signal.SIGKILL

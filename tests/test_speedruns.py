@@ -1,27 +1,21 @@
 """Two speed-runs as phases, held at every step against the formulas of their own code."""
 
-import importlib.util
 import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from digits import accuracy_of, loader, loss_of
+from scripts import load
 from torch import nn
 
 from pyphase import PhaseLoop, Plan
 
-PATH = Path(__file__).resolve().parent.parent / "bench" / "speedruns.py"
-
 
 @pytest.fixture(scope="module")
 def runs():
-    spec = importlib.util.spec_from_file_location("speedruns", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("bench/speedruns.py")
 
 
 def close(found, expected):

@@ -1,35 +1,32 @@
 """The time-to-accuracy benchmark: on digits, on CIFAR-10's and ImageNet's layouts, by plan files.
 
-The images of the layouts are made here, a few of each; the digits are real.
+The images of the layouts are made here, a few of each, and shared by all tests of this long file;
+the digits are real.
 """
 
-import importlib.util
+import importlib
 import json
 import os
 import pickle
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from scripts import ROOT, load
 
 from pyphase import PhaseError, Plan, TrainingPhase
 
-BENCH = Path(__file__).resolve().parent.parent / "bench"
-SCRIPT = BENCH / "time_to_accuracy.py"
+BENCH = ROOT / "bench"
 
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("time_to_accuracy", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("bench/time_to_accuracy.py")
 
 
 @pytest.fixture(autouse=True)
@@ -249,7 +246,15 @@ def test_two_processes_share_the_images(bench, folder, tmp_path):
     record = tmp_path / "out.json"
     plan = small_plan(bench, tmp_path / "plan.json")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [str(SCRIPT), "--plan", str(plan), "--data", str(folder), "--target", "1"]
+    command += [
+        str(BENCH / "time_to_accuracy.py"),
+        "--plan",
+        str(plan),
+        "--data",
+        str(folder),
+        "--target",
+        "1",
+    ]
     done = subprocess.run(
         [*command, "--workers", "0", "--json", str(record)],
         capture_output=True,

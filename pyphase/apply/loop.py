@@ -287,7 +287,7 @@ class PhaseLoop:
         self._stepper.check_closure(self.optimizer, closure)
         self._stepper.add_loss(loss)
         if self._stop_div:
-            self._check_loss()
+            self._check_loss(loss)
             if self.stopped is not None:
                 self._undo_batch()
                 return False
@@ -306,10 +306,11 @@ class PhaseLoop:
     def _drop_batch(self, taken: int) -> None:
         self._has_batch, self._batch, self._stepper.taken = False, None, taken
 
-    def _check_loss(self) -> None:
-        if self.loss is None:
+    def _check_loss(self, loss: Any) -> None:
+        if loss is None:
             raise PhaseError("`stop_div` needs the loss: step(loss)")
-        reason = self.check(mean_of_ranks(self.loss)) if self.completes_step else None
+        mean = self.loss if self.completes_step else None  # reading it waits for a GPU
+        reason = None if mean is None else self.check(mean_of_ranks(mean))
         if reason is not None:
             self.stopped = f"stopped before step {self.position}: {reason}"
 

@@ -32,9 +32,9 @@ def save_sharded(run: PhaseLoop | Learner, folder: str | os.PathLike[str]) -> No
 
     Weights and optimizer state go through ``torch.distributed.checkpoint``: shards of FSDP2 stay
     shards. Buffers (a batch norm's averages), random generators and the position in the data are
-    each process's own. Each call makes
-    a numbered folder within ``folder``; the older ones are removed when the new one is complete,
-    so that a run that is killed meanwhile leaves the last one.
+    each process's own. Each call makes a numbered folder within ``folder``; the older ones are
+    removed when the new one is complete, so that a run that is killed meanwhile leaves the last
+    one.
 
     Args:
         run: a :class:`PhaseLoop` between a step and the next batch, or a running :class:`Learner`.

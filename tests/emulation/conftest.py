@@ -1,7 +1,6 @@
-"""Nothing of the machine's state passes from one test to the next; torch keeps to one thread."""
+"""Nothing of the machine's state passes from one test to the next."""
 
 import pytest
-import torch
 
 from emulation import build
 from emulation.machine import mutate, turns
@@ -13,12 +12,3 @@ def forward_turns():
     for library in build.loaded():
         turns(library)
         mutate(library, 0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The oracles' tensors are small: more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -55,7 +55,6 @@ struct BackwardTiles {
     weight_size = sums_size + first.kernel * kWidth;
     const std::int64_t vectors = (p.channels + kWidth - 1) / kWidth;
     choose_channels(vectors, takes_squares(p.in));
-    groups = (vectors + blocks - 1) / blocks;
     tasks = p.batch * groups;
     together = tasks_together<S>(p, ring_pixel, tasks);
   }
@@ -65,16 +64,13 @@ struct BackwardTiles {
   // where a task would be too large. Then fewer rows at a time.
   void choose_channels(std::int64_t vectors, bool squares) {
     const std::int64_t bytes = kWidth * static_cast<std::int64_t>(sizeof(S));
-    const auto halve = [this, bytes, squares] {
+    blocks = 2 * (p.in.channel == 1 ? smaller(vectors, larger(1, 256 / bytes)) : 1);
+    do {
       blocks = (blocks + 1) / 2;
+      groups = (vectors + blocks - 1) / blocks;
       inner = smaller(blocks, larger(1, 64 / bytes));
       choose_rows(squares ? larger(8, kWidth) : kOutputs, squares);
-    };
-    blocks = 2 * (p.in.channel == 1 ? smaller(vectors, larger(1, 256 / bytes)) : 1);
-    for (halve();
-         blocks > 1 && (is_large() || p.batch * ((vectors + blocks - 1) / blocks) < kTasks);) {
-      halve();
-    }
+    } while (blocks > 1 && (is_large() || p.batch * groups < kTasks));
     if (is_large() && !squares) {
       choose_rows(8, false);
     }

@@ -1,4 +1,5 @@
 // Dense passes: arguments from problem, plan and addresses.
+#include "by_scalar.h"
 #include "dense_launch.h"
 #include "dense_run.h"
 
@@ -9,19 +10,6 @@ extern template struct DenseKernels<Scalar::f16>;
 extern template struct DenseKernels<Scalar::bf16>;
 
 namespace {
-
-// body(kernels of a dtype)
-template <class Body>
-Status with_kernels(Scalar scalar, Body body) {
-  switch (scalar) {
-    case Scalar::f16:
-      return body(DenseKernels<Scalar::f16>{});
-    case Scalar::bf16:
-      return body(DenseKernels<Scalar::bf16>{});
-    default:
-      return body(DenseKernels<Scalar::f32>{});
-  }
-}
 
 // `flip`: from the weights of a convolution to those of its transpose.
 DensePackArgs pack_args(const DenseWeights &to, const void *from, void *packed, std::int64_t inputs,
@@ -51,7 +39,7 @@ Status dense_forward(const Pair &pair, const Plan &plan, const PairData &data, v
   const DensePackArgs packs[2] = {
       pack_args(args.first, data.w1, packed1, pair.channels[0], false),
       pack_args(args.second, data.w2, packed2, pair.channels[1], false)};
-  return with_kernels(pair.scalar, [&](auto kernels) {
+  return with_kernels<DenseKernels>(pair.scalar, [&](auto kernels) {
     Status status;
     for (std::size_t i = 0; i < 2 && status.error == 0; ++i) {
       status = kernels.pack(packs[i], plan.launches[i], stream);
@@ -85,7 +73,7 @@ Status dense_backward(const Pair &pair, const Plan &plan, const PairData &data, 
       pack_args(all.pair.first, data.w2, place(at.back_second), pair.channels[2], true),
       pack_args(all.pair.second, data.w1, place(at.back_first), pair.channels[1], true),
       pack_args(all.weights, data.w1, place(at.again), pair.channels[0], false)};
-  return with_kernels(pair.scalar, [&](auto kernels) {
+  return with_kernels<DenseKernels>(pair.scalar, [&](auto kernels) {
     Status status;
     for (std::size_t i = 0; i < 3 && status.error == 0; ++i) {
       status = kernels.pack(packs[i], plan.launches[i], stream);

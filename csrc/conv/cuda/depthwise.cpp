@@ -1,4 +1,5 @@
 // Depthwise passes: arguments from problem, plan and addresses.
+#include "by_scalar.h"
 #include "depthwise_launch.h"
 #include "depthwise_run.h"
 
@@ -9,19 +10,6 @@ extern template struct DepthwiseKernels<Scalar::f16>;
 extern template struct DepthwiseKernels<Scalar::bf16>;
 
 namespace {
-
-// body(kernels of a dtype)
-template <class Body>
-Status with_kernels(Scalar scalar, Body body) {
-  switch (scalar) {
-    case Scalar::f16:
-      return body(DepthwiseKernels<Scalar::f16>{});
-    case Scalar::bf16:
-      return body(DepthwiseKernels<Scalar::bf16>{});
-    default:
-      return body(DepthwiseKernels<Scalar::f32>{});
-  }
-}
 
 StripWeights weights_of(const Pair &pair, const PairData &data) {
   const void *const horizontal = pair.row_first ? data.w1 : data.w2;
@@ -55,14 +43,14 @@ Status depthwise_forward(const Strips &strips, const Plan &plan, const std::vect
       const auto from = static_cast<std::size_t>(order[i]);
       args.strips[i].weights = weights_of(strips.pairs[from], data[from]);
     }
-    return with_kernels(pair.scalar, [&](auto kernels) {
+    return with_kernels<DepthwiseKernels>(pair.scalar, [&](auto kernels) {
       return kernels.march(args, pair.channels_last, launch, stream);
     });
   }
   GeneralArgs args = with_weights(strips, launch, data);
   args.y = y;
-  return with_kernels(pair.scalar,
-                      [&](auto kernels) { return kernels.general(args, launch, stream); });
+  return with_kernels<DepthwiseKernels>(
+      pair.scalar, [&](auto kernels) { return kernels.general(args, launch, stream); });
 }
 
 Status depthwise_backward(const Strips &strips, const Plan &plan, const std::vector<PairData> &data,
@@ -74,8 +62,8 @@ Status depthwise_backward(const Strips &strips, const Plan &plan, const std::vec
   args.grad_y = grad_y;
   args.y = grads[0].x;
   args.partial = static_cast<float *>(workspace);
-  const Status first =
-      with_kernels(scalar, [&](auto kernels) { return kernels.gradient(args, launch, stream); });
+  const Status first = with_kernels<DepthwiseKernels>(
+      scalar, [&](auto kernels) { return kernels.gradient(args, launch, stream); });
   if (first.error != 0) {
     return first;
   }
@@ -95,8 +83,8 @@ Status depthwise_backward(const Strips &strips, const Plan &plan, const std::vec
     add(grads[i].b1, 1);
     add(grads[i].b2, 1);
   }
-  return with_kernels(scalar,
-                      [&](auto kernels) { return kernels.sum(sum, plan.launches[1], stream); });
+  return with_kernels<DepthwiseKernels>(
+      scalar, [&](auto kernels) { return kernels.sum(sum, plan.launches[1], stream); });
 }
 
 }  // namespace pyphase::conv::cuda

@@ -18,6 +18,7 @@
 // modulo 32, so that consecutive threads read consecutive vectors. In NHWC 16 lanes lie along the
 // channels, and the two columns that a warp reads together are swapped by a bit of the group, so
 // that they lie in different halves of the banks.
+// Longer than other files: one march, whose steps share its registers.
 // Who wins it: not known. Executed functionally as PTX on a CPU interpreter; never run on a GPU.
 #pragma once
 
