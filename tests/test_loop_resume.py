@@ -103,6 +103,31 @@ def test_another_plan_is_refused_with_the_differences():
     assert changed.optimizer.param_groups[0]["lr"] == 0.2
 
 
+@pytest.mark.parametrize(
+    ("name", "saved", "own"), [("accumulate", 2, 1), ("clip_grad_norm", None, 0.5)]
+)
+def test_another_way_to_make_a_step_is_refused(name, saved, own):
+    def make(value):
+        return PhaseLoop(net(), [TrainingPhase(steps=4, lr=0.1)], loader(), **{name: value})
+
+    state = make(saved).state_dict()
+    with pytest.raises(PhaseError, match=rf"saved with `{name}` \(={saved}\), this run has {own}"):
+        make(own).load_state_dict(state)
+    make(own).load_state_dict(state, accept_other_plan=True)
+    make(saved).load_state_dict(state)
+
+
+def test_a_state_with_a_scaler_is_refused_without_one():
+    def make(**options):
+        return PhaseLoop(net(), [TrainingPhase(steps=4, lr=0.1)], loader(), **options)
+
+    scaler = torch.amp.GradScaler("cpu")
+    with pytest.raises(PhaseError, match=r"`scaler` \(=True\), this run has False"):
+        make().load_state_dict(make(scaler=scaler).state_dict())
+    with pytest.raises(PhaseError, match=r"`scaler` \(=False\), this run has True"):
+        make(scaler=scaler).load_state_dict(make().state_dict())
+
+
 @pytest.mark.parametrize("bad", [None, 3, {}, {"pyphase": "loop 1"}, {"pyphase": "learner 1"}, []])
 def test_foreign_states_are_refused(bad):
     with pytest.raises((PhaseError, TypeError)):

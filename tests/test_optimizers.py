@@ -504,3 +504,32 @@ def test_schedule_free_that_is_kept_goes_on_from_the_weights_that_it_trained():
         loop.step()
         loop.optimizer.zero_grad()
         before = [p.detach().clone() for p in loop.model.parameters()]
+
+
+@pytest.mark.parametrize("name", ["AdamWScheduleFree", "SGDScheduleFree", "RAdamScheduleFree"])
+def test_schedule_free_that_is_kept_goes_on_counting(name):
+    free = getattr(pytest.importorskip("schedulefree"), name)
+    kept = functools.partial(free, weight_decay=0.0)  # its default: the same optimizer, built anew
+    loop = make_loop([steps(4, free, lr=0.05), steps(4, kept, lr=0.05, opt_state="keep")])
+    whole = make_loop([steps(8, free, lr=0.05)])
+    first = loop.optimizer
+    advance(loop)
+    advance(whole)
+    assert loop.optimizer is not first
+    torch.testing.assert_close(loop.model.state_dict(), whole.model.state_dict())
+    one, other = (each.optimizer.param_groups[0] for each in (loop, whole))
+    assert one["k"] == other["k"] == 8
+    assert one["weight_sum"] == pytest.approx(other["weight_sum"])
+
+
+def test_keywords_of_the_new_optimizer_win_over_the_kept_ones():
+    class Plain(torch.optim.AdamW):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    changed = functools.partial(Plain, eps=1e-4)
+    loop = make_loop([steps(2, Plain, lr=0.05), steps(2, changed, lr=0.01, opt_state="keep")])
+    advance(loop)
+    group = loop.optimizer.param_groups[0]
+    assert (group["eps"], group["lr"]) == (1e-4, 0.01)
+    assert {int(state["step"]) for state in loop.optimizer.state.values()} == {4}

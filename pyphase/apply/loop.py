@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from pyphase.apply.before import Before
 from pyphase.apply.data import Feed
 from pyphase.apply.divergence import DivergenceCheck
-from pyphase.apply.loop_state import check_state, read_state, write_state
+from pyphase.apply.loop_state import check_state, check_step_options, read_state, write_state
 from pyphase.apply.params import GroupsArg, collect_groups
 from pyphase.apply.phase_data import PhaseData
 from pyphase.apply.phase_optimizers import PhaseOptimizers
@@ -348,10 +348,13 @@ class PhaseLoop:
         states of model and optimizer in place of those in ``state``: that is how shards are read.
 
         Raises:
-            PhaseError: the state was saved under another plan (the message shows the differences),
-                unless ``accept_other_plan``; or it is no state of a PhaseLoop.
+            PhaseError: the state was saved under another plan (the message shows the differences)
+                or with another ``accumulate``, ``clip_grad_norm`` or ``scaler``, unless
+                ``accept_other_plan``; or it is no state of a PhaseLoop.
         """
         check_state(state)
+        if not accept_other_plan:
+            check_step_options(state["step_options"], self._stepper.options)
         is_same_plan = self.plan.check_same(state["plan"], accept=accept_other_plan)
         if self._entered >= 0 or self.position:
             raise PhaseError("load the state into a new loop, before its first batch")

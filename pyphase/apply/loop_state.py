@@ -13,7 +13,7 @@ from pyphase.errors import PhaseError
 if TYPE_CHECKING:
     from pyphase.apply.loop import PhaseLoop
 
-__all__ = ["check_state", "read_state", "write_state"]
+__all__ = ["check_state", "check_step_options", "read_state", "write_state"]
 
 ReadShards: TypeAlias = "Callable[[PhaseLoop], tuple[dict[str, Any], dict[str, Any]]]"
 
@@ -21,6 +21,7 @@ _FORM = "loop 1"
 _OPTIONAL = {"stopped": str, "scaler": dict, "feed": dict, "next": list}
 _PARTS = {"plan": str, "position": int, "entered": int, "model": dict, "optimizer": dict}
 _PARTS |= {"optimizer_class": str, "own": dict, "check": dict, "sources": dict, "rng": dict}
+_PARTS |= {"step_options": dict}
 
 
 def read_state(loop: PhaseLoop, before: Before | None) -> dict[str, Any]:
@@ -37,6 +38,7 @@ def read_state(loop: PhaseLoop, before: Before | None) -> dict[str, Any]:
         "position": loop.position,
         "entered": loop.position if begun else loop.position - 1,
         "stopped": loop.stopped,
+        "step_options": loop._stepper.options,
         "model": loop.model.state_dict(),
         "scaler": None if loop.scaler is None else loop.scaler.state_dict(),
         "check": loop.check.state_dict(),
@@ -63,6 +65,16 @@ def check_state(state: Any) -> None:
     ]
     if wrong:
         raise PhaseError(f"not a state of a PhaseLoop: `{wrong[0]}` is missing or wrong")
+
+
+def check_step_options(saved: dict[str, Any], own: dict[str, Any]) -> None:
+    """Raise PhaseError where a step would be made of other things than in the saved run."""
+    for name, value in own.items():
+        if saved.get(name) != value:
+            raise PhaseError(
+                f"the state was saved with `{name}` (={saved.get(name)}), this run has {value}; "
+                "`accept_other_plan` takes it all the same"
+            )
 
 
 def write_state(

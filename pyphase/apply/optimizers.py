@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,6 +83,8 @@ def carry_state(policy: str, before: Optimizer, after: Optimizer) -> None:
     """
     if policy == "fresh":
         return
+    if policy == "keep":
+        _carry_counters(before, after)
     old_groups = {param: group for group in before.param_groups for param in group["params"]}
     for new_group in after.param_groups:
         for param in new_group["params"]:
@@ -97,6 +100,17 @@ def carry_state(policy: str, before: Optimizer, after: Optimizer) -> None:
                 if bool(old_groups[param].get("maximize")) != bool(new_group.get("maximize")):
                     mean = -mean
                 after.state[param] = _state_of_mean(after, param, mean, new_group)
+
+
+def _carry_counters(before: Optimizer, after: Optimizer) -> None:
+    """Copy what a group counts: the entries that no keyword of the class or its bases sets.
+
+    Schedule-free optimizers have their step count and the sum of their weights there.
+    """
+    classes = [base for base in type(after).__mro__ if issubclass(base, Optimizer)]
+    keywords = {"params", "initial_lr"}.union(*(inspect.signature(c).parameters for c in classes))
+    for old, new in zip(before.param_groups, after.param_groups, strict=False):
+        new.update({name: old[name] for name in new.keys() - keywords if name in old})
 
 
 def _on_device(group: dict[str, Any]) -> bool:

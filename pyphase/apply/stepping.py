@@ -48,6 +48,12 @@ class Stepper:
         self._losses: list[Any] = []
 
     @property
+    def options(self) -> dict[str, Any]:
+        """What a step is made of, beside the batches."""
+        scaled = self.scaler is not None and self.scaler.is_enabled()
+        return {"accumulate": self.accumulate, "clip_grad_norm": self._clip, "scaler": scaled}
+
+    @property
     def loss(self) -> float | None:
         """Mean loss of the batches of the last step, or of the one under way; None without one.
 
