@@ -5,13 +5,15 @@ For each tensor of a result, the output and every gradient, with the maxima over
     max |ours - exact| <= 2 * max |torch's - exact| + eps * max terms
 
 exact: torch's two convolutions in float64, on the same (already rounded) values. torch's: the same
-in the dtype itself. eps: the dtype's distance from 1 to the next number. terms: for each element,
-the sum of the absolute values of the products that it is a sum of: the same convolutions on
-absolute values, in float64, without the activation, none of which makes a number larger. Where the
-activation is curved, a rounding of the intermediate's own terms changes the slope by the second
-derivative times that, and the products that pass there count so much more in the gradients. So a
-rounding of the largest sum is granted once, since torch's error may be small by luck, and nothing
-else is.
+in the dtype itself, by torch's own loops and not by oneDNN, whose gradients of drawn problems read
+and write outside of their memory: NaNs and crashes from bfloat16 weights by AVX-512, heaps
+destroyed by 1x1 weights with strides in channels_last (uxlfoundation/oneDNN, issue 6035). eps: the
+dtype's distance from 1 to the next number. terms: for each element, the sum of the absolute values
+of the products that it is a sum of: the same convolutions on absolute values, in float64, without
+the activation, none of which makes a number larger. Where the activation is curved, a rounding of
+the intermediate's own terms changes the slope by the second derivative times that, and the products
+that pass there count so much more in the gradients. So a rounding of the largest sum is granted
+once, since torch's error may be small by luck, and nothing else is.
 
 One thing is not an error. Where the side of a relu's kink on which an intermediate value lies is
 decided by rounding, both slopes are right: the terms that pass there are taken off the error of the
@@ -20,7 +22,8 @@ gradients. A value is that close to 0 if it is less than a rounding of each of i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import conv_reference as reference
@@ -63,6 +66,16 @@ def evaluate(function: Function, tensors: Sequence[Tensor | None], grad: Tensor)
     return [output.detach(), *found]
 
 
+@contextmanager
+def without_onednn() -> Iterator[None]:
+    """Have torch convolve by its own loops."""
+    enabled, *_ = torch.backends.mkldnn.set_flags(_enabled=False, _fp32_precision=None)
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.set_flags(_enabled=enabled, _fp32_precision=None)
+
+
 def bound(
     plain: Function,
     absolute: Function,
@@ -73,7 +86,8 @@ def bound(
     """Return the bound of what ``plain`` computes; ``absolute`` is it without activations."""
     wide = [None if t is None else t.detach().double() for t in tensors]
     exact = evaluate(plain, wide, grad.double())
-    theirs = evaluate(plain, tensors, grad)
+    with without_onednn():
+        theirs = evaluate(plain, tensors, grad)
     positive = [None if t is None else t.abs() for t in wide]
     terms = evaluate(absolute, positive, grad.double().abs())
     eps = torch.finfo(grad.dtype).eps

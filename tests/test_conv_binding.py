@@ -473,7 +473,7 @@ def run_as(isa, script, *arguments, path, **variables):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(places), "PYPHASE_ISA": isa}
     environment |= variables
     return subprocess.run(
-        [sys.executable, "-c", script, *arguments],
+        [sys.executable, "-X", "faulthandler", "-c", script, *arguments],
         env=environment,
         cwd=path,
         capture_output=True,
