@@ -341,6 +341,20 @@ def test_drawn_pairs(problem, dtype, channels_last, mask, at_end, shift):
     check_pair(problem, dtype, channels_last, mask, at_end, shift)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("row_first", [False, True])
+def test_large_images_are_written_past_the_caches(dtype, shift, row_first):
+    """From 8 MiB of x and y on, if y is aligned to vectors; their channels are a few vectors."""
+    channels, stride = (48, 48, 48), (1, 1) if row_first else (1, 2)
+    problem = Problem(channels, (110, 77), (3, 3), row_first, 4, stride, (1, 1), groups=(48, 48))
+    check_pair(problem, dtype, True, shift=shift)
+
+
+def test_large_strips_are_written_past_the_caches():
+    check_strips(64, (75, 60), [(3, 5), (5, 3)], True, True, torch.float32, True, (True, True), 4)
+
+
 @pytest.mark.parametrize("row_first", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_fault_one_column_that_grows_was_taken_for_a_row(row_first, dtype):

@@ -43,6 +43,7 @@ struct BackwardTiles {
   std::int64_t g_before;           // rows of g before the first that h's row 0 needs
   std::int64_t x_pitch, h_pitch, a_pitch, ring_pitch, out_pitch;
   std::int64_t sums_size, weight_size, scratch_size, tasks, together;
+  bool streams;  // grad_x is large and needs no conversion: written past the caches
 
   explicit BackwardTiles(const DepthwiseBackward &problem) : p(problem) {
     const Axis &first = p.first, &second = p.second;
@@ -55,6 +56,7 @@ struct BackwardTiles {
     weight_size = sums_size + first.kernel * kWidth;
     const std::int64_t vectors = (p.channels + kWidth - 1) / kWidth;
     choose_channels(vectors, takes_squares(p.in));
+    streams = may_stream<S>(p, p.grad.x);
     tasks = p.batch * groups;
     together = tasks_together<S>(p, ring_pixel, tasks);
   }
@@ -149,6 +151,9 @@ class DepthwiseBackwardTask {
       }
     }
     consume((p_.out_height - 1) * p_.second.stride + 1);
+    if (t_.streams) {
+      finish_streams();
+    }
   }
 
  private:
@@ -210,24 +215,52 @@ class DepthwiseBackwardTask {
       gather(Window<const S>{add_ + offset, p_.in, rows, p_.width, channels},
              Tile<T>{out_, t_.out_pitch, t_.pixel});
     }
-    make_hidden(first, count, rows);
+    make_hidden(first, count, rows, x_after(first + count, row, rows));
     for (std::int64_t block = 0; block < count; ++block) {
       differentiate_block(first + block, block * kWidth, row, rows);
     }
     if (grad_x_) {
-      scatter(Window<S>{grad_x_ + offset, p_.in, rows, p_.width, channels},
-              Tile<const T>{out_, t_.out_pitch, t_.pixel});
+      write(Window<S>{grad_x_ + offset, p_.in, rows, p_.width, channels});
     }
   }
 
+  // The rows of x that are read next, from vector `first` of channels on.
+  Window<const S> x_after(std::int64_t first, std::int64_t row, std::int64_t rows) const {
+    if (first == blocks_) {
+      first = 0;
+      row += rows;
+      rows = smaller(rows, p_.height - row);
+    }
+    return {x_ + row * p_.in.row + first * kWidth * p_.in.channel, p_.in, rows, p_.width, 0};
+  }
+
+  // Rows of g that are read next, to be asked for by vectors of channels.
+  Window<const S> g_after(std::int64_t rows) const {
+    const std::int64_t row = next_ / p_.second.stride;
+    return {grad_y_ + row * p_.out.row, p_.out, larger(smaller(rows, p_.out_height - row), 0),
+            p_.out_width, 0};
+  }
+
+  void write(const Window<S> &window) const {
+    const Tile<const T> tile{out_, t_.out_pitch, t_.pixel};
+    if constexpr (std::is_same_v<S, T>) {
+      if (t_.streams) {
+        return detail::stream_nhwc(window, tile);
+      }
+    }
+    scatter(window, tile);
+  }
+
   // a and the slopes of the activation, from the padded rows of x.
-  void make_hidden(std::int64_t first, std::int64_t count, std::int64_t rows) {
+  void make_hidden(std::int64_t first, std::int64_t count, std::int64_t rows,
+                   const Window<const S> &next) {
     const Axis &axis = p_.first;
     for (std::int64_t block = 0; block < count; ++block) {
       const T *weights = weights_ + (first + block) * t_.weight_size + kWidth;
       convolve(Pass<T>{x_rows_ + block * kWidth, t_.pixel, t_.x_pitch, a_rows_ + block * kWidth,
                        t_.pixel, t_.a_pitch, p_.out_width, rows, weights, weights + kWidth,
-                       axis.kernel, axis.stride, axis.dilation, false});
+                       axis.kernel, axis.stride, axis.dilation, false,
+                       lines_of(next, block * kWidth)});
     }
     for (std::int64_t i = 0; i < rows && p_.activation != Activation::none; ++i) {
       activate_row_with_slope(p_.activation, a_rows_ + i * t_.a_pitch, slopes_ + i * t_.a_pitch,
@@ -250,7 +283,7 @@ class DepthwiseBackwardTask {
     // The weights of w2 are packed in reverse, so that g is read forwards.
     convolve(Pass<T>{g, t_.ring_pitch, ring_pixel, own_h, t_.h_pitch, first.stride * pixel, rows,
                      width, kZero, weights + (2 + first.kernel) * kWidth, second.kernel, 1,
-                     second.dilation, false});
+                     second.dilation, false, lines_of(g_after(rows), block * kWidth)});
     if (p_.grad.w2) {
       correlate(Correlation<T>{g, t_.ring_pitch, ring_pixel, a, t_.a_pitch, pixel, rows, width,
                                sums + (2 + first.kernel) * kWidth, second.kernel, second.dilation});

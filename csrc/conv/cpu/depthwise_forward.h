@@ -47,6 +47,9 @@ class DepthwiseForward {
            (row + rows - 1) * t_.row_stride + t_.down.after + 1);
       emit(row, rows);
     }
+    if (t_.streams) {
+      finish_streams();
+    }
   }
 
  private:
@@ -90,9 +93,13 @@ class DepthwiseForward {
       } else {
         const std::int64_t rows = smaller(t_.gathered, p_.height - next_);
         const std::int64_t ahead = next_ + larger(kAhead, t_.gathered);
-        prefetch<0, 2>(input(ahead, smaller(rows, p_.height - ahead)));
+        Window<const S> soon = input(ahead, larger(smaller(rows, p_.height - ahead), 0));
+        if (!t_.is_run(soon)) {
+          prefetch<0, 2>(soon);
+          soon.rows = 0;
+        }
         t_.read(input(next_, rows), padded_ + part_.offset * t_.pixel);
-        make_rows(next_, rows);
+        make_rows(next_, rows, soon);
         next_ += rows;
       }
     }
@@ -116,14 +123,16 @@ class DepthwiseForward {
     }
   }
 
-  // Intermediate rows of all strips from the padded ones.
-  void make_rows(std::int64_t row, std::int64_t rows) {
+  // Intermediate rows of all strips from the padded ones; the first strip asks for what is read
+  // next.
+  void make_rows(std::int64_t row, std::int64_t rows, Window<const S> soon) {
     const T *weights = weights_ + kWidth;
     for (int s = 0; s < p_.count; ++s) {
       const Axis &first = p_.strips[s].first;
       T *to = ring(s, row);
       t_.convolve_first(part_, padded_ + (t_.across.before - first.pad) * t_.pixel, to, rows,
-                        part_.columns, weights, first);
+                        part_.columns, weights, first, soon);
+      soon.rows = 0;
       activate(to, rows);
       weights += t_.strip_size(s);
     }
@@ -140,8 +149,9 @@ class DepthwiseForward {
     for (std::int64_t begin = 0; begin < part_.columns; begin += t_.out_columns) {
       const std::int64_t columns = smaller(t_.out_columns, part_.columns - begin);
       const Window<S> window = output(row, rows, begin, columns);
-      // Planar: what follows, that is, in the end, the next plane.
-      prefetch<1, 3>(kPlanar ? output(row + t_.step, t_.step, begin, columns) : window);
+      if (!t_.streams) {  // planar: what follows, that is, in the end, the next plane
+        prefetch<1, 3>(kPlanar ? output(row + t_.step, t_.step, begin, columns) : window);
+      }
       if constexpr (kPlanar && std::is_same_v<S, T>) {
         // Straight to y; where the columns are no whole vectors, the last one overlaps.
         const std::int64_t whole = columns / kWidth;
@@ -201,7 +211,7 @@ class DepthwiseForward {
 template <class S, bool kPlanar>
 void depthwise_forward_with(const Depthwise &problem, const S *x, S *y) {
   using T = Compute<S>;
-  const DepthwiseTiles<S, kPlanar> tiles(problem);
+  const DepthwiseTiles<S, kPlanar> tiles(problem, y);
   T *weights = static_cast<T *>(
       scratch(static_cast<std::size_t>(tiles.pack_size) * sizeof(T), Scratch::shared));
   tiles.pack(weights);

@@ -26,6 +26,10 @@ constexpr std::int64_t kPlanesTogether = 16 * 1024;
 constexpr std::int64_t kAhead = 8;
 constexpr std::int64_t kAheadPixels = 1024;  // at least, where rows are read where they lie
 
+// Bytes of x and y, from which on y is not worth a place in the last cache: it would be read from
+// memory first, and would drive x out.
+constexpr std::int64_t kPastCache = 8 * 1024 * 1024;
+
 // Rows an odd number of cache lines apart spread over all sets of a cache.
 template <class T>
 constexpr std::int64_t odd_lines(std::int64_t elements) {
@@ -37,6 +41,18 @@ constexpr std::int64_t odd_lines(std::int64_t elements) {
 // Whether rows of tiles run down the image's planes, so that a square of floats is transposed.
 inline bool takes_squares(const View &view) { return view.channel != 1 && view.column != 1; }
 
+// The cache lines, if any, that begin with a channel, in each pixel of an NHWC image's window; its
+// rows are whole, or one.
+template <class S>
+Ahead lines_of(const Window<const S> &window, std::int64_t channel) {
+  constexpr std::int64_t kSize = sizeof(S);
+  if (window.strides.channel != 1 || channel * kSize % 64 != 0) {
+    return {};
+  }
+  return {reinterpret_cast<const char *>(window.data + channel), window.strides.column * kSize,
+          window.rows * window.columns};
+}
+
 // Tasks that should go to one thread, since what lies next in memory is fetched along: those of
 // NHWC whose channels lie side by side in 256 bytes, small planes of NCHW.
 template <class S, class Problem>
@@ -47,6 +63,24 @@ std::int64_t tasks_together(const Problem &problem, std::int64_t pixel, std::int
   }
   const std::int64_t planes = kPlanesTogether / larger(1, problem.height * problem.width * pixel);
   return larger(1, smaller(planes, tasks / (4 * kTasks)));
+}
+
+// NHWC whose vectors of channels are whole, and need no conversion.
+template <class S, class Problem>
+bool is_whole(const Problem &problem) {
+  return std::is_same_v<S, Compute<S>> && problem.in.channel == 1 && problem.out.channel == 1 &&
+         problem.channels % kLanes<Compute<S>> == 0;
+}
+
+// Whether a result like x, or like y, is better written past the caches.
+template <class S, class Problem>
+bool may_stream(const Problem &problem, const void *result) {
+  const std::int64_t pixels =
+      problem.height * problem.width + problem.out_height * problem.out_width;
+  const std::int64_t bytes =
+      problem.batch * problem.channels * pixels * static_cast<std::int64_t>(sizeof(S));
+  return is_whole<S>(problem) && bytes >= kPastCache &&
+         reinterpret_cast<std::uintptr_t>(result) % kVectorBytes == 0;
 }
 
 // The inputs that the strips' outputs need along one axis: from output * stride - before to
@@ -101,8 +135,9 @@ struct DepthwiseTiles {
   bool parallel;
   bool straight;  // planar, and the first convolutions read x where it lies
   bool direct;    // NHWC that needs no conversion: y is written where it lies
+  bool streams;   // the same for a large y: its lines are written whole, past the caches
 
-  explicit DepthwiseTiles(const Depthwise &p)
+  DepthwiseTiles(const Depthwise &p, const S *y)
       : problem(p),
         across(span(p, &Strip::first)),
         down(span(p, &Strip::second)),
@@ -121,6 +156,8 @@ struct DepthwiseTiles {
       straight = straight && straight_rows<S>(first.kernel, first.pad);
     }
     gathered = straight ? 0 : kPlanar ? 4 : squares || p.width < 32 ? larger(8, kWidth) : 1;
+    streams = !kPlanar && may_stream<S>(p, y);
+    direct = !kPlanar && !streams && is_whole<S>(p);
     choose_channels(vectors);
     choose_columns();
     std::int64_t taps = 0;
@@ -196,7 +233,6 @@ struct DepthwiseTiles {
       }
     }
     tiles = columns > 0 ? (p.out_width + columns - 1) / columns : 0;
-    direct = !kPlanar && std::is_same_v<S, T> && p.out.channel == 1 && p.channels % kWidth == 0;
     const std::int64_t out_bytes = step * pixel * static_cast<std::int64_t>(sizeof(T));
     out_columns = kPlanar ? columns : smaller(columns, larger(4, kOutBytes / larger(out_bytes, 1)));
     const std::int64_t outputs = kPlanar ? round_up(columns) : (columns - 1) * stride + 1;
@@ -286,9 +322,17 @@ struct DepthwiseTiles {
     }
   }
 
-  // Rows of an intermediate: `count` columns of every vector of channels in `part`.
+  // Whether pixels of several rows of x, read as one run, are a whole number of steps apart, so
+  // that they can be asked for while sums are made.
+  bool is_run(const Window<const S> &window) const {
+    return !kPlanar && window.strides.channel == 1 &&
+           (window.rows == 1 || window.columns == problem.width);
+  }
+
+  // Rows of an intermediate: `count` columns of every vector of channels in `part`. `next`: what to
+  // ask for meanwhile.
   void convolve_first(const Part &part, const T *from, T *to, std::int64_t rows, std::int64_t count,
-                      const T *weights, const Axis &axis) const {
+                      const T *weights, const Axis &axis, const Window<const S> &next) const {
     if constexpr (kPlanar) {
       convolve_rows(Rows<T>{from, to, row_pitch, ring_pitch, rows, round_up(count) / kWidth,
                             weights + kWidth, axis.kernel, load(weights)});
@@ -296,7 +340,7 @@ struct DepthwiseTiles {
       for (std::int64_t block = 0; block < part.blocks; ++block) {
         convolve(Pass<T>{from + block * kWidth, pixel, row_pitch, to + block * kWidth, pixel,
                          ring_pitch, count, rows, weights, weights + kWidth, axis.kernel,
-                         axis.stride, axis.dilation, false});
+                         axis.stride, axis.dilation, false, lines_of(next, block * kWidth)});
         weights += weight_size;
       }
     }
@@ -309,7 +353,13 @@ struct DepthwiseTiles {
         copy_run(from + i * pitch, window.columns, window.data + i * window.strides.row);
       }
     } else {
-      scatter(window, Tile<const T>{from, pitch, pixel});
+      const Tile<const T> tile{from, pitch, pixel};
+      if constexpr (std::is_same_v<S, T>) {
+        if (streams) {
+          return detail::stream_nhwc(window, tile);
+        }
+      }
+      scatter(window, tile);
     }
   }
 };

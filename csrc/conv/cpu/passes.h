@@ -12,6 +12,20 @@ namespace pyphase::conv::PYPHASE_ISA {
 constexpr int kOutputs = 12;
 constexpr int kChunk = 3;
 
+// Memory to ask for while sums are made, so that it is on its way in that time: `count` places in
+// all, `step` bytes apart.
+struct Ahead {
+  const char *at = nullptr;
+  std::int64_t step = 0, count = 0;
+
+  PYPHASE_INLINE void ask(std::int64_t places) {
+    for (places = smaller(places, count); places > 0; --places, --count) {
+      __builtin_prefetch(at, 0, 3);
+      at += step;
+    }
+  }
+};
+
 // One line of outputs, and `lines` such lines side by side; all steps in elements.
 //   dst[l][i] = (add ? dst[l][i] : bias)
 //             + sum over t of weights[t] * src[l][i * stride + t * dilation]
@@ -25,6 +39,7 @@ struct Pass {
   const T *bias, *weights;  // a vector, and one for each tap
   std::int64_t taps, stride, dilation;
   bool add;
+  Ahead ahead = {};
 };
 
 namespace detail {
@@ -54,11 +69,12 @@ PYPHASE_INLINE void accumulate(Vec<T> (&sums)[kCount], const T *src, std::int64_
 template <int kCount, class T>
 __attribute__((noinline)) void dense_lines(const Pass<T> &pass, const T *line_src, T *dst,
                                            std::int64_t lines, std::int64_t src_line,
-                                           std::int64_t dst_line) {
+                                           std::int64_t dst_line, Ahead &ahead) {
   const std::int64_t src_step = pass.src_step, dst_step = pass.dst_step, taps = pass.taps;
   const bool add = pass.add;
   const T *bias = pass.bias;
   for (; lines > 0; --lines) {
+    ahead.ask(kCount);
     const T *src = line_src, *weights = pass.weights;
     Vec<T> sums[kCount];
     if (add) {
@@ -99,32 +115,33 @@ __attribute__((noinline)) void dense_lines(const Pass<T> &pass, const T *line_sr
 
 template <class T>
 PYPHASE_INLINE void dense_lines(std::int64_t outputs, const Pass<T> &pass, const T *src, T *dst,
-                                std::int64_t lines, std::int64_t src_line, std::int64_t dst_line) {
+                                std::int64_t lines, std::int64_t src_line, std::int64_t dst_line,
+                                Ahead &ahead) {
   switch (outputs) {
     case 1:
-      return dense_lines<1>(pass, src, dst, lines, src_line, dst_line);
+      return dense_lines<1>(pass, src, dst, lines, src_line, dst_line, ahead);
     case 2:
-      return dense_lines<2>(pass, src, dst, lines, src_line, dst_line);
+      return dense_lines<2>(pass, src, dst, lines, src_line, dst_line, ahead);
     case 3:
-      return dense_lines<3>(pass, src, dst, lines, src_line, dst_line);
+      return dense_lines<3>(pass, src, dst, lines, src_line, dst_line, ahead);
     case 4:
-      return dense_lines<4>(pass, src, dst, lines, src_line, dst_line);
+      return dense_lines<4>(pass, src, dst, lines, src_line, dst_line, ahead);
     case 5:
-      return dense_lines<5>(pass, src, dst, lines, src_line, dst_line);
+      return dense_lines<5>(pass, src, dst, lines, src_line, dst_line, ahead);
     case 6:
-      return dense_lines<6>(pass, src, dst, lines, src_line, dst_line);
+      return dense_lines<6>(pass, src, dst, lines, src_line, dst_line, ahead);
     case 7:
-      return dense_lines<7>(pass, src, dst, lines, src_line, dst_line);
+      return dense_lines<7>(pass, src, dst, lines, src_line, dst_line, ahead);
     case 8:
-      return dense_lines<8>(pass, src, dst, lines, src_line, dst_line);
+      return dense_lines<8>(pass, src, dst, lines, src_line, dst_line, ahead);
     case 9:
-      return dense_lines<9>(pass, src, dst, lines, src_line, dst_line);
+      return dense_lines<9>(pass, src, dst, lines, src_line, dst_line, ahead);
     case 10:
-      return dense_lines<10>(pass, src, dst, lines, src_line, dst_line);
+      return dense_lines<10>(pass, src, dst, lines, src_line, dst_line, ahead);
     case 11:
-      return dense_lines<11>(pass, src, dst, lines, src_line, dst_line);
+      return dense_lines<11>(pass, src, dst, lines, src_line, dst_line, ahead);
     default:
-      return dense_lines<12>(pass, src, dst, lines, src_line, dst_line);
+      return dense_lines<12>(pass, src, dst, lines, src_line, dst_line, ahead);
   }
 }
 
@@ -174,14 +191,15 @@ void convolve(const Pass<T> &pass) {
   std::int64_t size = (pass.outputs + blocks - 1) / blocks;
   const T *src = pass.src;
   T *dst = pass.dst;
+  Ahead ahead = pass.ahead;
   const auto run = [&](std::int64_t count) {
     const std::int64_t src_block = size * pass.src_step, dst_block = size * pass.dst_step;
     if (pass.lines == 1 && count > 0) {  // a long line is a row of short ones
-      detail::dense_lines(size, pass, src, dst, count, src_block, dst_block);
+      detail::dense_lines(size, pass, src, dst, count, src_block, dst_block, ahead);
     }
     for (std::int64_t block = 0; block < count && pass.lines != 1; ++block) {
       detail::dense_lines(size, pass, src + block * src_block, dst + block * dst_block, pass.lines,
-                          pass.src_line, pass.dst_line);
+                          pass.src_line, pass.dst_line, ahead);
     }
     src += count * src_block;
     dst += count * dst_block;

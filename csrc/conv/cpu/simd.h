@@ -10,9 +10,11 @@
 #include <type_traits>
 #include <utility>
 
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
 #if defined(__AVX2__) && PYPHASE_VECTOR_BYTES == 32
 #define PYPHASE_AVX2 1
-#include <immintrin.h>
 #endif
 
 #define PYPHASE_INLINE inline __attribute__((always_inline))
@@ -66,6 +68,29 @@ PYPHASE_INLINE Vec<T> load(const T *p) {
 template <Real T>
 PYPHASE_INLINE void store(T *p, Vec<T> v) {
   *reinterpret_cast<typename VectorOf<T>::Loose *>(p) = v;
+}
+
+// To memory past the caches, where the machine can; p is aligned to a vector.
+template <Real T>
+PYPHASE_INLINE void stream(T *p, Vec<T> v) {
+#ifdef __AVX__
+  typedef double Part __attribute__((vector_size(32)));
+  Part parts[kVectorBytes / 32];
+  std::memcpy(parts, &v, sizeof(parts));
+#pragma GCC unroll 2
+  for (int i = 0; i < kVectorBytes / 32; ++i) {
+    _mm256_stream_pd(reinterpret_cast<double *>(p) + 4 * i, parts[i]);
+  }
+#else
+  store(p, v);
+#endif
+}
+
+// Has what was streamed be seen by other threads before what is stored next.
+PYPHASE_INLINE void finish_streams() {
+#ifdef __AVX__
+  _mm_sfence();
+#endif
 }
 
 template <class T>

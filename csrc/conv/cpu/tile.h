@@ -162,6 +162,22 @@ void scatter_nhwc(const Window<S> &window, const Tile<const T> &tile) {
   }
 }
 
+// The same past the caches, for whole vectors of channels.
+template <Real T>
+void stream_nhwc(const Window<T> &window, const Tile<const T> &tile) {
+  for (std::int64_t i = 0; i < window.rows; ++i) {
+    T *to = window.data + i * window.strides.row;
+    const T *from = tile.data + i * tile.pitch;
+    for (std::int64_t j = 0; j < window.columns; ++j) {
+      for (std::int64_t lane = 0; lane < window.channels; lane += kLanes<T>) {
+        stream(to + lane, load(from + lane));
+      }
+      to += window.strides.column;
+      from += tile.pixel;
+    }
+  }
+}
+
 // One block of planes. `kRun(planes, length, cursor)` moves a run of pixels.
 template <class S, class T, class Run>
 PYPHASE_INLINE void each_run(const Window<S> &window, S **plane, int planes, const Tile<T> &tile,
