@@ -121,7 +121,7 @@ class PairProblem(Fusible):
         self.output = _layout(shapes.output, channels_last)
         self.grads = [_layout(shape, channels_last), *map(_layout, weights)]
         self.grads += [_layout(weight[:1]) for weight in weights]
-        self.steps = make_steps(options, shapes)
+        self.steps = make_steps(options, shapes, weights, input.device)
         super().__init__(input.device)
         self.request: dict[str, Any] = {
             "input_shape": shape,
