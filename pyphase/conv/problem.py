@@ -57,7 +57,9 @@ class Fusible:
     def native(self, backward: bool) -> Kernels | None:
         """Return the kernels of the whole if they serve a pass under the backend in force."""
         setting = current_backend()
-        kernels = None if setting == "torch" else self.kernels()
+        if setting == "torch":
+            return None
+        kernels = self._kernels if self._is_planned else self.kernels()
         if kernels is None or not kernels.covered[backward]:
             return None
         return kernels if setting == "native" or self._wins(kernels, backward) else None
