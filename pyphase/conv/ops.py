@@ -153,9 +153,10 @@ class PairFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
         mask = ctx.needs_input_grad[1:6]
-        tensors: Any = (grad_output, *ctx.saved_tensors)
+        tensors = (grad_output, *ctx.saved_tensors)
+        compute: Callable[..., Sequence[Tensor]] = compute_pair_backward
         if ctx.problem is not None and not torch.is_grad_enabled() and is_plain(tensors):
-            grads: Sequence[Tensor] = compute_pair_backward(ctx.problem, *tensors, mask=mask)
+            grads: Sequence[Tensor] = compute(ctx.problem, *tensors, mask)
         else:
             grads = _call(pair_backward_op, *tensors, *ctx.options, mask)
         return (None, *_where(mask, grads), *[None] * len(ctx.options))
