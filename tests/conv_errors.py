@@ -5,15 +5,16 @@ For each tensor of a result, the output and every gradient, with the maxima over
     max |ours - exact| <= 2 * max |torch's - exact| + eps * max terms
 
 exact: torch's two convolutions in float64, on the same (already rounded) values. torch's: the same
-in the dtype itself, by torch's own loops and not by oneDNN, whose gradients of drawn problems read
-and write outside of their memory: NaNs and crashes from bfloat16 weights by AVX-512, heaps
-destroyed by 1x1 weights with strides in channels_last (uxlfoundation/oneDNN, issue 6035). eps: the
-dtype's distance from 1 to the next number. terms: for each element, the sum of the absolute values
-of the products that it is a sum of: the same convolutions on absolute values, in float64, without
-the activation, none of which makes a number larger. Where the activation is curved, a rounding of
-the intermediate's own terms changes the slope by the second derivative times that, and the products
-that pass there count so much more in the gradients. So a rounding of the largest sum is granted
-once, since torch's error may be small by luck, and nothing else is.
+in the dtype itself, by torch's own loops and not by oneDNN, whose gradients of drawn problems are
+not to be relied on: that of a strided 1x1 weight over few channels in channels_last writes outside
+of its memory (uxlfoundation/oneDNN, issue 6035; test_conv_torch_pair.py), and on a machine with
+AVX-512, bfloat16 weights gave NaNs and crashes. eps: the dtype's distance from 1 to the next
+number. terms: for each element, the sum of the absolute values of the products that it is a sum of:
+the same convolutions on absolute values, in float64, without the activation, none of which makes a
+number larger. Where the activation is curved, a rounding of the intermediate's own terms changes
+the slope by the second derivative times that, and the products that pass there count so much more
+in the gradients. So a rounding of the largest sum is granted once, since torch's error may be small
+by luck, and nothing else is.
 
 One thing is not an error. Where the side of a relu's kink on which an intermediate value lies is
 decided by rounding, both slopes are right: the terms that pass there are taken off the error of the

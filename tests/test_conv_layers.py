@@ -376,3 +376,10 @@ def test_wrong_strips():
         MultiStripConv2d(0)
     with pytest.raises(TypeError, match="`residual` must be a bool"):
         MultiStripConv2d(4, residual=None)
+
+
+@pytest.mark.parametrize("layer", layers())
+@pytest.mark.parametrize("value", [None, 3.0, [torch.zeros(1, 3, 7, 7)]])
+def test_an_input_that_is_no_tensor(layer, value):
+    with pytest.raises(TypeError, match="`input` must be a tensor, got"):
+        layer(value)

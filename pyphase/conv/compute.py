@@ -42,9 +42,8 @@ def compute_pair(
         return laid_out(output, problem.output)
     (output,) = allocate(input, [problem.output])
     input = _dense(input, problem.format, native)
-    rest = _contiguous((weight1, weight2, bias1, bias2), native)  # alive until the kernel is done
-    addresses: Any = (*_addresses(rest), output.data_ptr())
-    native.forward(input.data_ptr(), *addresses)
+    _alive, addresses = _contiguous((weight1, weight2, bias1, bias2), native)
+    native.forward(input.data_ptr(), *addresses, output.data_ptr())
     return output
 
 
@@ -65,10 +64,10 @@ def compute_pair_backward(
     results = allocate(input, problem.grads, mask)
     grad_output = _dense(grad_output, problem.format, native)
     input = _dense(input, problem.format, native)
-    rest = _contiguous((weight1, weight2, bias1), native)
-    wanted = [grad if needed else None for grad, needed in zip(results, mask, strict=True)]
-    addresses: Any = (*_addresses(rest), grad_output.data_ptr(), *_addresses(wanted))
-    native.backward(input.data_ptr(), *addresses)
+    _alive, addresses = _contiguous((weight1, weight2, bias1), native)
+    native.backward(
+        input.data_ptr(), *addresses, grad_output.data_ptr(), *_addresses(results, mask)
+    )
     return results
 
 
@@ -83,9 +82,8 @@ def compute_strips(
     if native is not None and input.numel():
         (output,) = allocate(input, [problem.output])
         input = _dense(input, problem.format, native)
-        rest = _contiguous((*weights, *biases), native)
-        addresses: Any = (*by_kind(_addresses(rest)), output.data_ptr())
-        native.forward(input.data_ptr(), *addresses)
+        _alive, addresses = _contiguous((*weights, *biases), native)
+        native.forward(input.data_ptr(), *by_kind(addresses), output.data_ptr())
         return output
     args = (problem.pairs, input, weights, biases, problem.residual)
     return laid_out(strips_forward(compute_pair, *args), problem.output)
@@ -108,11 +106,10 @@ def compute_strips_backward(
     results = allocate(input, problem.grads, mask)
     grad_output = _dense(grad_output, problem.format, native)
     input = _dense(input, problem.format, native)
-    rest = _contiguous((*weights, *biases), native)
-    wanted = [grad if needed else None for grad, needed in zip(results, mask, strict=True)]
-    grad_input, *grads = _addresses(wanted)
+    _alive, addresses = _contiguous((*weights, *biases), native)
+    grad_input, *grads = _addresses(results, mask)
     given: Any = (
-        *by_kind(_addresses(rest))[:3],
+        *by_kind(addresses)[:3],
         grad_output.data_ptr(),
         grad_input,
         *by_kind(grads),
@@ -135,25 +132,34 @@ def allocate(
     like: Tensor, layouts: Sequence[Layout], mask: Sequence[bool] | None = None
 ) -> list[Tensor]:
     """Allocate results; those not in ``mask`` are empty."""
-    options: Any = {"dtype": like.dtype, "device": like.device}
     return [
-        torch.empty_strided(*layout, **options)
-        if mask is None or mask[i]
-        else torch.empty(0, **options)
+        like.new_empty_strided(*layout) if mask is None or mask[i] else like.new_empty(0)
         for i, layout in enumerate(layouts)
     ]
 
 
-def _contiguous(tensors: Iterable[Tensor | None], native: Kernels) -> list[Tensor | None]:
-    plain = torch.contiguous_format
-    return [None if tensor is None else _dense(tensor, plain, native) for tensor in tensors]
+def _contiguous(
+    tensors: Iterable[Tensor | None], native: Kernels
+) -> tuple[list[Tensor | None], list[Any]]:
+    """Return contiguous tensors, and their addresses: those must live as long as these serve."""
+    kept: list[Tensor | None] = []
+    addresses: list[Any] = []
+    for tensor in tensors:
+        if tensor is not None:
+            tensor = _loadable(tensor.contiguous(), native)
+        kept.append(tensor)
+        addresses.append(None if tensor is None else tensor.data_ptr())
+    return kept, addresses
 
 
 def _dense(tensor: Tensor, format: torch.memory_format, native: Kernels) -> Tensor:
     """Return a tensor in a format, at an address that the kernels can load from."""
-    tensor = tensor.contiguous(memory_format=format)
+    return _loadable(tensor.contiguous(memory_format=format), native)
+
+
+def _loadable(tensor: Tensor, native: Kernels) -> Tensor:
     return tensor.clone() if tensor.data_ptr() % native.alignment else tensor
 
 
-def _addresses(tensors: Iterable[Tensor | None]) -> list[Any]:
-    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+def _addresses(tensors: Sequence[Tensor], mask: Sequence[bool]) -> list[Any]:
+    return [t.data_ptr() if needed else None for t, needed in zip(tensors, mask, strict=True)]

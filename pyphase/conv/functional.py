@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from pyphase.conv.check import kernel_size_of
+from pyphase.conv.compute import compute_pair, compute_strips
 from pyphase.conv.ops import pair_op, pair_with_grad, strips_op, strips_with_grad
 from pyphase.conv.options import Options, make_options
 from pyphase.conv.problem import (
@@ -19,11 +20,19 @@ from pyphase.conv.problem import (
     pair_problem,
     strips_problem,
 )
-from pyphase.conv.registry import any_requires_grad, autocast, below_autograd, is_autocast
+from pyphase.conv.registry import (
+    any_requires_grad,
+    autocast,
+    below_autograd,
+    is_autocast,
+    is_plain,
+)
 from pyphase.conv.torch_pair import pair_forward, strips_forward
 from pyphase.errors import check_flags, shown
 
-__all__ = ["factorized_conv2d", "multi_strip_conv2d", "run_pair", "run_strips"]
+__all__ = ["check_tensors", "factorized_conv2d", "multi_strip_conv2d", "run_pair", "run_strips"]
+
+is_any_autocast = torch._C._is_any_autocast_enabled  # without asking for the kind of a device
 
 Two = int | tuple[int, int]
 Pair = tuple[Tensor, Tensor] | tuple[Tensor, Tensor | None, Tensor, Tensor | None]
@@ -96,7 +105,7 @@ def factorized_conv2d(
     Source: Jaderberg, Vedaldi & Zisserman (2014), arXiv 1405.3866; Szegedy, Vanhoucke, Ioffe,
     Shlens & Wojna (2016), arXiv 1512.00567.
     """
-    _check_tensors(input=input, weight1=weight1, weight2=weight2)
+    check_tensors(input=input, weight1=weight1, weight2=weight2)
     _check_tensors_or_none(bias1=bias1, bias2=bias2)
     kernel_size = None
     if isinstance(padding, str):
@@ -140,7 +149,7 @@ def multi_strip_conv2d(input: Tensor, pairs: Sequence[Pair], *, residual: bool =
 
     Source: the attention of SegNeXt: Guo et al. (2022), arXiv 2209.08575.
     """
-    _check_tensors(input=input)
+    check_tensors(input=input)
     check_flags(residual=residual)
     if not isinstance(pairs, Sequence) or isinstance(pairs, str):
         raise TypeError(f"`pairs` must be a sequence of tuples of tensors, got {shown(pairs)}")
@@ -153,7 +162,7 @@ def multi_strip_conv2d(input: Tensor, pairs: Sequence[Pair], *, residual: bool =
                 f"got {shown(pair)}"
             )
         w1, b1, w2, b2 = pair if len(pair) == 4 else (pair[0], None, pair[1], None)
-        _check_tensors(**{f"pairs[{i}]: weight1": w1, f"pairs[{i}]: weight2": w2})
+        check_tensors(**{f"pairs[{i}]: weight1": w1, f"pairs[{i}]: weight2": w2})
         _check_tensors_or_none(**{f"pairs[{i}]: bias1": b1, f"pairs[{i}]: bias2": b2})
         weights += [w1, w2]
         biases += [b1, b2]
@@ -174,7 +183,7 @@ def run_pair(
     if torch.compiler.is_compiling() and not _is_transformed():
         return pair_op(input, weight1, weight2, bias1, bias2, *options)
     tensors: tuple[Tensor | None, ...] = (input, weight1, weight2, bias1, bias2)
-    if is_autocast(input.device.type):
+    if is_any_autocast() and is_autocast(input.device.type):
         tensors = autocast(tensors, input.device.type)
         input, weight1, weight2, bias1, bias2 = tensors  # type: ignore[assignment]
     if _is_transformed():
@@ -185,8 +194,11 @@ def run_pair(
     if not problem.is_native(with_grad):
         output = pair_forward(problem.steps, input, weight1, weight2, bias1, bias2)
         return laid_out(output, problem.output)
+    plain = is_plain(tensors)
     if with_grad:
-        return pair_with_grad(*tensors, *options)
+        return pair_with_grad(problem if plain else None, *tensors, *options)
+    if plain:
+        return compute_pair(problem, input, weight1, weight2, bias1, bias2)
     return below_autograd(pair_op, *tensors, *options)
 
 
@@ -198,7 +210,7 @@ def run_strips(
         return run_strips(input.unsqueeze(0), weights, biases, residual).squeeze(0)
     if torch.compiler.is_compiling() and not _is_transformed():
         return strips_op(input, weights, biases, residual)
-    if is_autocast(input.device.type):
+    if is_any_autocast() and is_autocast(input.device.type):
         input, weights, biases = autocast((input, weights, biases), input.device.type)
     if _is_transformed():
         steps = StripsProblem(input, weights, biases, residual).steps
@@ -212,6 +224,8 @@ def run_strips(
         return laid_out(output, problem.output)
     if with_grad:
         return strips_with_grad(residual, *tensors)
+    if is_plain(tensors):
+        return compute_strips(problem, input, weights, biases)
     return below_autograd(strips_op, input, weights, biases, residual)
 
 
@@ -220,7 +234,8 @@ def _is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def _check_tensors(**tensors: Any) -> None:
+def check_tensors(**tensors: Any) -> None:
+    """Raise TypeError unless all are tensors."""
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"`{name}` must be a tensor, got {shown(tensor)}")

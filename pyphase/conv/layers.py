@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pyphase.conv.dense import full_rank, merge_bias, merge_weights, split_weight
-from pyphase.conv.functional import Two, run_pair, run_strips
+from pyphase.conv.functional import Two, check_tensors, run_pair, run_strips
 from pyphase.conv.options import Options, make_options, pair_of, same_padding, whole
 from pyphase.errors import check_flags, shown
 
@@ -153,6 +153,7 @@ class FactorizedConv2d(nn.Module):
                 nn.init.uniform_(bias, -bound, bound)
 
     def forward(self, input: Tensor) -> Tensor:
+        check_tensors(input=input)
         return run_pair(input, self.weight1, self.weight2, self.bias1, self.bias2, self.options)
 
     def extra_repr(self) -> str:
@@ -376,6 +377,7 @@ class MultiStripConv2d(nn.Module):
         return cast(Iterable[FactorizedConv2d], self.strips)
 
     def forward(self, input: Tensor) -> Tensor:
+        check_tensors(input=input)
         weights: list[Tensor] = []
         biases: list[Tensor | None] = []
         for strip in self._strips():

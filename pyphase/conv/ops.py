@@ -10,6 +10,7 @@ Long, since each of the four ops needs the same few functions under torch's name
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -25,7 +26,13 @@ from pyphase.conv.compute import (
 )
 from pyphase.conv.options import Options, check_options
 from pyphase.conv.problem import PairProblem, StripsProblem, pair_problem, strips_problem
-from pyphase.conv.registry import add_formula, below_autograd, define, without_autocast
+from pyphase.conv.registry import (
+    add_formula,
+    below_autograd,
+    define,
+    is_plain,
+    without_autocast,
+)
 from pyphase.conv.torch_pair import pair_backward, pair_forward, strips_backward, strips_forward
 
 __all__ = [
@@ -133,19 +140,26 @@ pair_backward_op = define(
 
 
 class PairFunction(torch.autograd.Function):
-    """Carry the gradient of :data:`pair_op`, with the op's arguments."""
+    """Carry the gradient of :data:`pair_op`, given a problem where the op may be left out."""
 
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> Tensor:
+    def forward(ctx: Any, problem: PairProblem | None, *args: Any) -> Tensor:
         ctx.save_for_backward(*args[:4])
-        ctx.options = args[5:]
+        ctx.problem, ctx.options = problem, args[5:]
+        if problem is not None:
+            return compute_pair(problem, *args[:5])
         return below_autograd(pair_op, *args)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
-        mask = ctx.needs_input_grad[:5]
-        grads = _call(pair_backward_op, grad_output, *ctx.saved_tensors, *ctx.options, mask)
-        return (*_where(mask, grads), *[None] * len(ctx.options))
+        mask = ctx.needs_input_grad[1:6]
+        tensors = (grad_output, *ctx.saved_tensors)
+        compute: Callable[..., Sequence[Tensor]] = compute_pair_backward
+        if ctx.problem is not None and not torch.is_grad_enabled() and is_plain(tensors):
+            grads: Sequence[Tensor] = compute(ctx.problem, *tensors, mask)
+        else:
+            grads = _call(pair_backward_op, *tensors, *ctx.options, mask)
+        return (None, *_where(mask, grads), *[None] * len(ctx.options))
 
 
 class PairBackwardFunction(torch.autograd.Function):
@@ -173,7 +187,7 @@ class PairBackwardFunction(torch.autograd.Function):
 
 
 pair_with_grad: Callable[..., Tensor] = PairFunction.apply
-add_formula(pair_op, PairFunction.apply, _pair_composite)
+add_formula(pair_op, partial(PairFunction.apply, None), _pair_composite)
 add_formula(pair_backward_op, PairBackwardFunction.apply)
 
 

@@ -92,6 +92,8 @@ def pair_of(
     name: str, value: Any, *, least: int, parts: str = "(vertical, horizontal)"
 ) -> tuple[int, int]:
     """Return a whole number, or two, as two of at least ``least``."""
+    if type(value) is int and least <= value <= MOST:  # most calls
+        return value, value
     if isinstance(value, tuple | list):
         if len(value) != 2:
             raise ValueError(f"`{name}` (={shown(value)}) must be an int or a pair, {parts}")

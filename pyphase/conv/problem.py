@@ -57,7 +57,9 @@ class Fusible:
     def native(self, backward: bool) -> Kernels | None:
         """Return the kernels of the whole if they serve a pass under the backend in force."""
         setting = current_backend()
-        kernels = None if setting == "torch" else self.kernels()
+        if setting == "torch":
+            return None
+        kernels = self._kernels if self._is_planned else self.kernels()
         if kernels is None or not kernels.covered[backward]:
             return None
         return kernels if setting == "native" or self._wins(kernels, backward) else None
@@ -121,7 +123,7 @@ class PairProblem(Fusible):
         self.output = _layout(shapes.output, channels_last)
         self.grads = [_layout(shape, channels_last), *map(_layout, weights)]
         self.grads += [_layout(weight[:1]) for weight in weights]
-        self.steps = make_steps(options, shapes)
+        self.steps = make_steps(options, shapes, weights, input.device)
         super().__init__(input.device)
         self.request: dict[str, Any] = {
             "input_shape": shape,

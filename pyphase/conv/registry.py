@@ -16,6 +16,7 @@ __all__ = [
     "below_autograd",
     "define",
     "is_autocast",
+    "is_plain",
     "without_autocast",
 ]
 
@@ -33,6 +34,9 @@ _AUTOCAST = {
     )
     if hasattr(DispatchKey, name)
 }
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def define(
@@ -97,6 +101,29 @@ def below_autograd(op: Callable[..., Result], *args: Any) -> Result:
     """Call an op without its own autograd formula."""
     with torch._C._AutoDispatchBelowAutograd():
         return op(*args)
+
+
+def is_plain(args: Iterable[Any]) -> bool:
+    """Return whether torch's dispatcher would do nothing but call the kernel of an op, on the CPU.
+
+    Then the kernel is called at once: the way through the dispatcher takes longer than a small
+    convolution. Not so where someone looks on (a mode, a trace, the profiler, a compiler), where
+    autocast casts, or where a tensor is more than its memory: a subclass, or one whose sign is yet
+    to be turned.
+    """
+    if (
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._autograd._profiler_enabled()
+        or torch.compiler.is_compiling()
+        or torch._C._is_any_autocast_enabled()
+    ):
+        return False
+    for arg in args:
+        if arg is not None and (type(arg) not in _PLAIN or not arg.is_cpu or arg.is_neg()):
+            return False
+    return True
 
 
 def without_autocast() -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pyphase.conv.check import Shapes, Size
-from pyphase.conv.options import Four, Options, Two
+from pyphase.conv.options import MOST, Four, Options, Two
 
 __all__ = [
     "Steps",
@@ -24,6 +24,10 @@ __all__ = [
     "strips_backward",
     "strips_forward",
 ]
+
+# With fewer channels than a block has, oneDNN's gradient of a 1x1 weight with a stride writes
+# outside of its memory in channels_last: uxlfoundation/oneDNN, issue 6035.
+_BLOCK = 8 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 16
 
 Grad = Tensor | None
 
@@ -49,6 +53,7 @@ class Half(NamedTuple):
     dilation: Two
     groups: int
     uneven: Four | None  # (left, right, top, bottom) for pad(), in place of even padding
+    picked: Two | None  # the stride, where pixels are to be picked before a gradient is taken
 
 
 class Steps(NamedTuple):
@@ -60,24 +65,30 @@ class Steps(NamedTuple):
     mid_shape: Size
 
 
-def make_steps(options: Options, shapes: Shapes) -> Steps:
+def make_steps(
+    options: Options, shapes: Shapes, weights: tuple[Size, Size], device: torch.device
+) -> Steps:
     """Return a pair's options in conv2d's terms."""
-    first = _half(options, shapes.row_first, options.groups[0])
-    second = _half(options, not shapes.row_first, options.groups[1])
+    on_cpu = device.type == "cpu"
+    first = _half(options, shapes.row_first, options.groups[0], weights[0], on_cpu)
+    second = _half(options, not shapes.row_first, options.groups[1], weights[1], on_cpu)
     return Steps(first, second, options.activation, shapes.mid)
 
 
-def _half(options: Options, is_row: bool, groups: int) -> Half:
+def _half(options: Options, is_row: bool, groups: int, weight: Size, on_cpu: bool) -> Half:
     def along(value: int, other: int) -> Two:
         return (other, value) if is_row else (value, other)
 
     axis = 1 if is_row else 0
     begin, end = options.padding[2 * axis : 2 * axis + 2]
     stride, dilation = along(options.stride[axis], 1), along(options.dilation[axis], 1)
-    if begin == end:
-        return Half(stride, along(begin, 0), dilation, groups, None)
-    uneven = (begin, end, 0, 0) if is_row else (0, 0, begin, end)
-    return Half(stride, (0, 0), dilation, groups, uneven)
+    uneven = None
+    if begin != end:
+        uneven = (begin, end, 0, 0) if is_row else (0, 0, begin, end)
+        begin = 0
+    faulty = on_cpu and groups == 1 and weight[2:] == (1, 1) and weight[1] < _BLOCK
+    picked = stride if faulty and begin == 0 and stride != (1, 1) else None
+    return Half(stride, along(begin, 0), dilation, groups, uneven, picked)
 
 
 def pair_forward(
@@ -180,19 +191,24 @@ def strips_backward(
 
 
 def _conv(input: Tensor, weight: Tensor, bias: Tensor | None, half: Half) -> Tensor:
-    stride, padding, dilation, groups, uneven = half
+    stride, padding, dilation, groups, uneven, picked = half
     if uneven is not None:
         input = functional.pad(input, uneven)
+    if picked is not None and torch.is_grad_enabled():
+        input, stride = input[:, :, :: picked[0], :: picked[1]], (1, 1)
     return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
 def _conv_backward(
     grad_output: Tensor, input: Tensor, weight: Tensor, half: Half, mask: Sequence[bool]
 ) -> tuple[Grad, Grad, Grad]:
-    stride, padding, dilation, groups, uneven = half
+    stride, padding, dilation, groups, uneven, picked = half
     height, width = input.shape[2:]
     if uneven is not None:
         input = functional.pad(input, uneven)
+    whole = input.shape
+    if picked is not None:
+        input, stride = input[:, :, :: picked[0], :: picked[1]], (1, 1)
     grad_input, grad_weight, grad_bias = aten.convolution_backward.default(
         grad_output,
         input,
@@ -206,6 +222,9 @@ def _conv_backward(
         groups,
         mask,
     )
+    if picked is not None and grad_input is not None:
+        axis = 2 if picked[0] > 1 else 3  # a row or a column strides along one alone
+        grad_input = aten.slice_backward.default(grad_input, whole, axis, 0, MOST, max(picked))
     if uneven is not None and grad_input is not None:
         left, _, top, _ = uneven
         grad_input = grad_input[:, :, top : top + height, left : left + width]
