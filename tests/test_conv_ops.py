@@ -19,6 +19,7 @@ from pyphase.conv.ops import pair_backward_op, pair_op, strips_backward_op, stri
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),  # torch's own imports
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),  # its opcheck
 ]
 
 DEPTHWISE = PROBLEMS["depthwise, column first"]
