@@ -56,12 +56,6 @@ void depthwise_backward(const Pair &pair, const PairData &data, const void *grad
 
 const float *floats(const void *data) { return static_cast<const float *>(data); }
 
-// All but the forward pass of channels-last images with a stride, where each product takes a load
-// (0.6 to 0.9 of torch's speed; the benchmark has such problems).
-bool depthwise_wins(const Pair &pair, bool backward) {
-  return backward || !pair.channels_last || (pair.row.stride == 1 && pair.column.stride == 1);
-}
-
 void require_route(Route route) {
   if (route == Route::none) {
     throw std::invalid_argument("no native kernel serves this convolution");
@@ -79,8 +73,7 @@ Route route(const Pair &pair) {
 
 bool wins(const Pair &pair, bool backward) {
   const Route way = route(pair);
-  return way == Route::dense ? dense_wins(pair, backward)
-                             : way == Route::depthwise && depthwise_wins(pair, backward);
+  return way == Route::dense ? dense_wins(pair, backward) : way == Route::depthwise;
 }
 
 void forward(const Pair &pair, const PairData &data, void *y) {

@@ -145,20 +145,47 @@ PYPHASE_INLINE void dense_lines(std::int64_t outputs, const Pass<T> &pass, const
   }
 }
 
-// Inputs that neighbouring outputs don't share, as with a stride: a load for each product.
+// Inputs that neighbouring outputs don't share, as with a stride: a load for each product. Several
+// outputs at once, since each sum's products wait for each other.
+template <int kCount, class T>
+PYPHASE_INLINE void sparse_outputs(const Pass<T> &pass, const T *src, T *dst) {
+  const std::int64_t next = pass.stride * pass.src_step, tap = pass.dilation * pass.src_step;
+  Vec<T> sums[kCount];
+#pragma GCC unroll 16
+  for (int r = 0; r < kCount; ++r) {
+    sums[r] = load(pass.add ? dst + r * pass.dst_step : pass.bias);
+  }
+  for (std::int64_t t = 0; t < pass.taps; ++t, src += tap) {
+    const Vec<T> weight = load(pass.weights + t * kLanes<T>);
+    const T *from = src;
+#pragma GCC unroll 16
+    for (int r = 0; r < kCount; ++r, from += next) {
+      sums[r] = fma<T>(weight, load(from), sums[r]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kCount; ++r) {
+    store(dst + r * pass.dst_step, sums[r]);
+  }
+}
+
 template <class T>
 void sparse_lines(const Pass<T> &pass) {
+  const std::int64_t next = pass.stride * pass.src_step;
   for (std::int64_t line = 0; line < pass.lines; ++line) {
-    for (std::int64_t i = 0; i < pass.outputs; ++i) {
-      T *dst = pass.dst + line * pass.dst_line + i * pass.dst_step;
-      const T *src = pass.src + line * pass.src_line + i * pass.stride * pass.src_step;
-      Vec<T> sum = load(pass.add ? dst : pass.bias);
-      for (std::int64_t t = 0; t < pass.taps; ++t) {
-        sum = fma<T>(load(pass.weights + t * kLanes<T>),
-                     load(src + t * pass.dilation * pass.src_step), sum);
+    const T *src = pass.src + line * pass.src_line;
+    T *dst = pass.dst + line * pass.dst_line;
+    std::int64_t left = pass.outputs;
+    const auto blocks = [&]<int kCount>(std::integral_constant<int, kCount>) {
+      for (; left >= kCount; left -= kCount) {
+        sparse_outputs<kCount>(pass, src, dst);
+        src += kCount * next;
+        dst += kCount * pass.dst_step;
       }
-      store(dst, sum);
-    }
+    };
+    blocks(std::integral_constant<int, 8>{});
+    blocks(std::integral_constant<int, 4>{});
+    blocks(std::integral_constant<int, 1>{});
   }
 }
 
