@@ -454,6 +454,33 @@ def test_lbfgs_takes_its_step_by_a_closure():
     same(loop.model.state_dict(), model.state_dict())
 
 
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_lbfgs_searches_from_the_decayed_weights(search):
+    """It compares losses and gradients within a step: the decay comes before all of them."""
+    lbfgs = functools.partial(LBFGS, max_iter=4, line_search_fn=search)
+    phases = [steps(4, lbfgs, lr=0.5, wds=0.2, wd_loss=False)]
+    loop, model = make_loop(phases), net()
+    optimizer = lbfgs(model.parameters(), lr=0.5)
+    for each in (loop.model, model):
+        each[0].bias.requires_grad_(False)
+    kept = model[0].bias.clone()
+
+    def evaluate(model, optimizer):
+        optimizer.zero_grad()
+        loss = (loss_of(model) - 1).square()
+        loss.backward()
+        return loss
+
+    for _ in loop:
+        loop.step(closure=lambda: evaluate(loop.model, loop.optimizer))
+        with torch.no_grad():
+            for param in model.parameters():
+                param.mul_(1 - 0.5 * 0.2 if param.requires_grad else 1)
+        optimizer.step(lambda: evaluate(model, optimizer))
+    same(loop.model.state_dict(), model.state_dict())
+    assert torch.equal(loop.model[0].bias, kept)
+
+
 def test_a_closure_that_is_missing_is_said_and_nothing_is_lost():
     loop = make_loop([steps(2, LBFGS, lr=0.5)])
     next(iter(loop))
