@@ -368,6 +368,23 @@ def test_a_gradient_left_by_somebody_else_is_not_used():
     assert torch.equal(*weights)
 
 
+def test_an_optimizer_whose_zero_grad_leaves_zeros_is_trained():
+    """Zeros are no gradients of a backward pass that the caller has made."""
+
+    class Zeros(SGD):
+        def zero_grad(self, set_to_none=False):
+            super().zero_grad(set_to_none=False)
+
+    weights = []
+    for opt_fn in (functools.partial(SGD, momentum=0.0), Zeros):
+        model = linear()
+        loop = PhaseLoop(model, [TrainingPhase(1, opt_fn, lr=1e-3)], plain())
+        for x, y in loop:
+            loop.step(nn.functional.mse_loss(model(x), y))
+        weights.append(model.weight.detach().clone())
+    assert torch.equal(*weights)
+
+
 def test_a_loop_that_was_left_between_batch_and_step_gives_the_batch_again():
     model = linear()
     loop = PhaseLoop(model, [TrainingPhase(1, lr=1e-6)], plain())

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from pyphase.apply.before import Before
 from pyphase.apply.data import Feed
 from pyphase.apply.divergence import DivergenceCheck
+from pyphase.apply.gradients import drop_gradients
 from pyphase.apply.loop_state import check_state, check_step_options, read_state, write_state
 from pyphase.apply.params import GroupsArg, collect_groups
 from pyphase.apply.phase_data import PhaseData
@@ -296,7 +297,7 @@ class PhaseLoop:
             self._drop_batch(self._stepper.taken + 1)
             return False
         taken = self._stepper.step(self.optimizer, closure)
-        self.optimizer.zero_grad()
+        drop_gradients(self.optimizer)
         self._drop_batch(taken=0)
         if taken:
             self.advance()
@@ -305,6 +306,8 @@ class PhaseLoop:
 
     def _drop_batch(self, taken: int) -> None:
         self._has_batch, self._batch, self._stepper.taken = False, None, taken
+        if taken == 0:
+            self._before = None
 
     def _check_loss(self, loss: Any) -> None:
         if loss is None:
@@ -316,10 +319,10 @@ class PhaseLoop:
 
     def _undo_batch(self) -> None:
         """Drop what the diverging batch has done: gradients, and the buffers of its forward."""
-        self.optimizer.zero_grad()
-        self._drop_batch(taken=0)
+        drop_gradients(self.optimizer)
         if self._before is not None:
             self._before.put_buffers_back()
+        self._drop_batch(taken=0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the rest of the run depends on.

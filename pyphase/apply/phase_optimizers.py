@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from pyphase.apply.gradients import drop_gradients
 from pyphase.apply.groups import Groups
 from pyphase.apply.optimizers import build_optimizer, carry_state, check_carry, set_mode
 from pyphase.apply.params import follow_model
@@ -81,7 +82,7 @@ class PhaseOptimizers:
         if self._groups is not before:
             carry_state(self.plan.phases[index].opt_state, opt_before, self.optimizer)
             set_mode(self.optimizer, training=True)
-        self.optimizer.zero_grad()  # a gradient left by somebody else would pass for the batch's
+        drop_gradients(self.optimizer)  # one left by somebody else would pass for the batch's
 
     def _changes(self, index: int) -> bool:
         """Tell whether phase ``index`` builds an optimizer.

@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from pyphase.apply.gradients import average_gradients, clip_gradients, params_of
+from pyphase.apply.gradients import (
+    average_gradients,
+    clip_gradients,
+    drop_gradients,
+    params_of,
+)
 from pyphase.apply.optimizers import needs_closure
 from pyphase.errors import PhaseError, check_positive, check_whole, shown
 
@@ -99,7 +104,7 @@ class Stepper:
             (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         except BaseException:
             if self.taken == 0:  # a part of the gradients would pass for the caller's own
-                optimizer.zero_grad(set_to_none=True)
+                drop_gradients(optimizer)
             raise
 
     def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None) -> bool:
