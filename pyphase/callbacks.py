@@ -43,8 +43,8 @@ class Checkpoint(Callback):
     """Keep the file ``path`` up to date, written whole or not at all.
 
     It is written at the end of each epoch, at the end of the fit, and when the fit is interrupted
-    or stopped; not where an optimizer step or a phase's ``on_enter`` was cut off half way, which
-    leaves the file as it was.
+    or stopped; not where an optimizer step or the start of a phase (``on_enter``, a function that
+    makes its data) was cut off half way, which leaves the file as it was.
 
     With several processes (torch.distributed), ``path`` is a folder that
     :func:`pyphase.save_sharded` writes to, each process its part; it is left as it was when a fit

@@ -242,13 +242,38 @@ def test_an_on_enter_that_is_cut_off_leaves_no_state_and_can_be_entered_again(er
     with pytest.raises(error):
         train()
     assert loop.updating
-    with pytest.raises(PhaseError, match="phase 1: its start was cut off: the model may be half"):
+    with pytest.raises(PhaseError, match="phase 1: its start was cut off: model or data may be"):
         loop.state_dict()
     train()
     assert (tries, loop.position, loop.updating) == ([2, 2], 4, False)
     trained = {id(param) for param in loop.optimizer.param_groups[0]["params"]}
     assert trained == {id(param) for param in model.parameters()}
     assert len(model) == 3
+
+
+def test_data_that_cannot_be_made_leaves_no_state_and_can_be_made_again():
+    tries = []
+
+    def make():
+        tries.append(loop.position)
+        if len(tries) == 1:
+            raise OSError("the folder is gone")
+        return plain(4)
+
+    loop = PhaseLoop(linear(), [TrainingPhase(1), TrainingPhase(steps=2, data=make)], plain(4))
+
+    def train():
+        for x, y in loop:
+            loop.step(1e-3 * nn.functional.mse_loss(loop.model(x), y))
+
+    with pytest.raises(OSError, match="the folder is gone"):
+        train()
+    assert loop.updating
+    with pytest.raises(PhaseError, match="phase 1: its start was cut off: model or data may be"):
+        loop.state_dict()
+    train()
+    assert (tries, loop.position, loop.updating) == ([2, 2], 4, False)
+    assert loop.state_dict()["position"] == 4
 
 
 def test_groups_and_rates_per_group():

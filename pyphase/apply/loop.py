@@ -153,7 +153,7 @@ class PhaseLoop:
 
         The model may be half updated then: there is no state to save.
         """
-        return self._stepper.updating or self._optimizers.cut_off
+        return self._stepper.updating or self._optimizers.cut_off or self._data.cut_off
 
     @property
     def phase_index(self) -> int:
@@ -172,8 +172,8 @@ class PhaseLoop:
 
     @property
     def pending(self) -> bool:
-        """Whether a batch was given since the last optimizer step."""
-        return self._has_batch or self._stepper.taken > 0
+        """Whether a batch was drawn since the last optimizer step, or its drawing was cut off."""
+        return self._before is not None
 
     @property
     def feed(self) -> Feed:
@@ -335,7 +335,7 @@ class PhaseLoop:
         Raises:
             PhaseError: the optimizer's step, or the start of a phase, was cut off half way.
         """
-        return read_state(self, self._before if self.pending else None)
+        return read_state(self, self._before)
 
     def load_state_dict(
         self,
