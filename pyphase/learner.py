@@ -212,6 +212,7 @@ class Learner:
         for batch in () if loop.position >= end else loop:
             if loop.phase_index != last_phase:
                 last_phase = loop.phase_index
+                self.model = loop.model  # an `on_enter` may have wrapped it anew
                 _call(callbacks, "on_phase_begin", self)
             self.model.train()
             loss = self._loss(batch)

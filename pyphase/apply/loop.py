@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from pyphase.apply.averaged import Averaged
 from pyphase.apply.before import Before
 from pyphase.apply.data import Feed
 from pyphase.apply.divergence import DivergenceCheck
@@ -105,7 +106,7 @@ class PhaseLoop:
         if optimizer is not None and not isinstance(optimizer, Optimizer):
             raise TypeError(f"`optimizer` must be a torch optimizer, got {shown(optimizer)}")
         check_flags(stop_div=stop_div)
-        self.model, self._groups = model, groups
+        self.model, self._groups, self._averaged = model, groups, Averaged(model)
         self._stepper = Stepper(scaler, accumulate, clip_grad_norm)
         prefetch = check_whole("prefetch", prefetch, least=0)
         sources = Sources(phases, data, steps_per_epoch, batch_size, self.accumulate)
@@ -236,9 +237,13 @@ class PhaseLoop:
 
     def _start_phase(self, index: int) -> None:
         on_enter = self.plan.phases[index].on_enter
-        self._optimizers.enter(index, None if on_enter is None else lambda: on_enter(self))
+        self._optimizers.enter(index, None if on_enter is None else lambda: self._grow(on_enter))
         self.check = DivergenceCheck()
         self._entered = index
+
+    def _grow(self, on_enter: Callable[[Any], Any]) -> None:
+        on_enter(self)
+        self._averaged.check(self.model)
 
     def advance(self) -> None:
         """Count a step that the optimizer has taken; set the values of the next one.
