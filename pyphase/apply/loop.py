@@ -50,7 +50,8 @@ class PhaseLoop:
             function of the model that returns one. None is one group.
         stop_div: stop on a non-finite loss, or on a smoothed loss of over 4 times the best of the
             phase (see :class:`pyphase.apply.divergence.DivergenceCheck`). The step is not taken.
-        scaler: a ``torch.amp.GradScaler``; a step that it skips doesn't advance the plan.
+        scaler: a ``torch.amp.GradScaler`` of this loop's own; a step that it skips doesn't advance
+            the plan, and the loop stops where it has skipped so many that its scale is 0.
         accumulate: batches per optimizer step, >= 1. Their gradients are averaged (don't divide
             the loss); the last step of an epoch takes what is left. Steps are optimizer steps.
         clip_grad_norm: the largest norm of the gradients of all parameters, > 0; None: any.
@@ -306,6 +307,8 @@ class PhaseLoop:
         self._drop_batch(taken=0)
         if taken:
             self.advance()
+        elif self._stepper.exhausted:
+            self.stopped = f"stopped before step {self.position}: the scaler's scale has come to 0"
         self._stepper.updating = False
         return taken
 
