@@ -340,6 +340,8 @@ class Learner:
         }
 
     def _resume(self, resume: str | os.PathLike[str] | dict[str, Any]) -> None:
+        if not isinstance(resume, dict | str | os.PathLike):
+            raise TypeError(f"`resume` must be a path or a state_dict, got {shown(resume)}")
         if isinstance(resume, dict):
             # torch's optimizers go on with the tensors that they load: the caller keeps his own.
             resume = resume | {"loop": copy.deepcopy(resume.get("loop"))}

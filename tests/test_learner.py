@@ -258,9 +258,17 @@ def test_metrics_need_names_of_their_own():
         Learner(net(), loader(), mae, [mae, mae])
 
 
-@pytest.mark.parametrize("resume", [5, {"pyphase": "learner 1"}, {}])
-def test_states_that_are_none(resume):
-    with pytest.raises((PhaseError, TypeError)):
+@pytest.mark.parametrize(
+    ("resume", "error", "match"),
+    [
+        (5, TypeError, "`resume` must be a path or a state_dict, got 5"),
+        ([], TypeError, "`resume` must be a path or a state_dict"),
+        ({"pyphase": "learner 1"}, PhaseError, "not a state of a Learner's fit"),
+        ({}, PhaseError, "not a state of a Learner's fit"),
+    ],
+)
+def test_states_that_are_none(resume, error, match):
+    with pytest.raises(error, match=match):
         make().fit_opt_sched(phases(), resume=resume)
 
 

@@ -549,6 +549,29 @@ def test_schedule_free_that_is_kept_goes_on_counting(name):
     assert one["weight_sum"] == pytest.approx(other["weight_sum"])
 
 
+def test_an_optimizer_of_another_package_has_its_phase():
+    """transformers' Adafactor: no momentum, one beta by another name, its own weight decay."""
+    optimization = pytest.importorskip("transformers.optimization")
+    factor = functools.partial(
+        optimization.Adafactor, relative_step=False, scale_parameter=False, warmup_init=False
+    )
+    falling = {"lr": (0.05, 0.01), "lr_decay": DecayType.LINEAR}
+    phases = [steps(2, SGD, lr=0.1), steps(3, factor, wds=0.1, **falling), steps(2, SGD)]
+    loop, model = make_loop(phases), net()
+    advance(loop)
+    optimizers = [
+        SGD(model.parameters(), 0.1, momentum=0.9),
+        factor(model.parameters(), lr=0.0, weight_decay=0.1),
+        SGD(model.parameters(), 0.01, momentum=0.9),
+    ]
+    for step, optimizer in enumerate(optimizers[n] for n in (0, 0, 1, 1, 1, 2, 2)):
+        optimizer.param_groups[0]["lr"] = loop.plan.values_at(step)["lr"]
+        loss_of(model).backward()
+        optimizer.step()
+        model.zero_grad()
+    same(loop.model.state_dict(), model.state_dict())
+
+
 def test_keywords_of_the_new_optimizer_win_over_the_kept_ones():
     class Plain(torch.optim.AdamW):
         def __init__(self, *args, **kwargs):
