@@ -86,11 +86,16 @@ class Checkpoint(Callback):
         self._save(learn)
 
     def on_train_end(self, learn: Learner) -> None:
-        if world_size() == 1 or not learn.failed:  # the others may not come to the same point
+        if not self._in_shards or not learn.failed:  # the others may not come to the same point
             self._save(learn)
 
+    @property
+    def _in_shards(self) -> bool:
+        """Whether it is a folder: of several processes, or of one that goes on for several."""
+        return world_size() > 1 or self.path.is_dir()
+
     def _save(self, learn: Learner) -> None:
-        if world_size() > 1:
+        if self._in_shards:
             save_sharded(learn, self.path)
         elif not learn.in_step:  # otherwise the weights may be half updated
             save_checkpoint(self.path, learn.state_dict())
