@@ -64,7 +64,13 @@ class PhaseOptimizers:
             if grow is not None:
                 if not self.cut_off:
                     self._params = self._collect()
+                count = len(self.optimizer.param_groups)
                 grow()
+                if self._changes(index) and len(self.optimizer.param_groups) > count:
+                    raise PhaseError(
+                        f"{self.plan.label(index)}: `on_enter` adds a parameter group to an "
+                        "optimizer that the phase replaces: the new one has those of `groups`"
+                    )
                 follow_model(self.optimizer, self._params, self._collect())
             self._start(index)
         except BaseException:
