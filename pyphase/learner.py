@@ -1,6 +1,7 @@
 """A whole fit: phases, progress bars, validation, history, checkpoints.
 
-Half of the file is the documentation of its arguments.
+The file is long because it is one class, whose arguments are documented and checked here; what it
+does with them is in the modules that it imports.
 """
 
 from __future__ import annotations

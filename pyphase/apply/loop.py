@@ -1,6 +1,6 @@
 """Phases as the driver of a hand-written loop: values, optimizers, data, divergence.
 
-Half of the file is documentation; the work is done by the parts that it puts together.
+A third of the file is documentation; the work is done by the parts that it puts together.
 """
 
 from __future__ import annotations
