@@ -14,6 +14,7 @@ from pyphase.apply.optimizers import set_mode
 from pyphase.apply.ranks import sum_of_ranks
 from pyphase.apply.state import get_rng_state, set_rng_state
 from pyphase.errors import PhaseError, shown
+from pyphase.lengths import loader_length
 
 __all__ = ["means_over"]
 
@@ -31,7 +32,7 @@ def means_over(
     are as before at the end, those that the data owns included.
     """
     totals, count = dict.fromkeys(functions, 0.0), 0
-    with _no_trace(data, model, optimizer), torch.no_grad():
+    with _no_trace(data, model, optimizer), _own_iterator(data), torch.no_grad():
         for batch in data:
             with autocast:
                 output, target = run_batch(model, batch)
@@ -65,6 +66,24 @@ def _no_trace(
         set_rng_state(rng)
         for generator, state in own:
             generator.set_state(state)
+
+
+@contextlib.contextmanager
+def _own_iterator(data: Any) -> Iterator[None]:
+    """Let an epoch go on that the training has under way with the same loader.
+
+    A loader with persistent workers has a single iterator, which a second loop would begin anew.
+    """
+    iterator = getattr(data, "_iterator", None)
+    length = None if iterator is None else loader_length(data)
+    if iterator is None or length is None or iterator._num_yielded >= length:
+        yield
+        return
+    data._iterator = None
+    try:
+        yield
+    finally:
+        data._iterator = iterator
 
 
 def _samples(target: Any) -> int:

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from toys import same
 from training import loader, net, plain, seed_all
 
-from pyphase import Learner, PhaseError, TrainingPhase
+from pyphase import Callback, Learner, PhaseError, TrainingPhase
 
 
 def mae(output, target):
@@ -46,6 +47,35 @@ def test_validation_leaves_modes_and_the_generators_of_the_data():
     learn.data = (loader(), [])
     with pytest.raises(PhaseError, match="holds no sample"):
         learn.validate()
+
+
+def test_a_loader_that_trains_is_validated_amid_its_epoch():
+    """Persistent workers have one iterator: the epoch under way, or begun ahead, goes on."""
+    seen = []
+
+    class Note(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(1, 1)
+
+        def forward(self, x):
+            if self.training:
+                seen.extend(x.flatten().tolist())
+            return self.layer(x)
+
+    class Validate(Callback):
+        def on_step_end(self, learn):
+            learn.validate()
+
+    first, second = (
+        DataLoader(plain(6, start=k).dataset, 2, num_workers=1, persistent_workers=True)
+        for k in (0.0, 10.0)
+    )
+    learn = Learner(Note(), first, mae, progress=False)
+    phases = [TrainingPhase(1, lr=1e-3, data=(first, second), name="second is begun ahead")]
+    phases += [TrainingPhase(1, lr=1e-3, data=(second, second), name="itself")]
+    learn.fit_opt_sched(phases, callbacks=[Validate()])
+    assert seen == [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15]
 
 
 @pytest.mark.parametrize(
