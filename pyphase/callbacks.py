@@ -43,8 +43,8 @@ class Checkpoint(Callback):
     """Keep the file ``path`` up to date, written whole or not at all.
 
     It is written at the end of each epoch, at the end of the fit, and when the fit is interrupted
-    or stopped; not where an optimizer step or a phase's ``on_enter`` was cut off half way, which
-    leaves the file as it was.
+    or stopped; not where an optimizer step or the start of a phase (``on_enter``, a function that
+    makes its data) was cut off half way, which leaves the file as it was.
 
     With several processes (torch.distributed), ``path`` is a folder that
     :func:`pyphase.save_sharded` writes to, each process its part; it is left as it was when a fit
@@ -86,11 +86,16 @@ class Checkpoint(Callback):
         self._save(learn)
 
     def on_train_end(self, learn: Learner) -> None:
-        if world_size() == 1 or not learn.failed:  # the others may not come to the same point
+        if not self._in_shards or not learn.failed:  # the others may not come to the same point
             self._save(learn)
 
+    @property
+    def _in_shards(self) -> bool:
+        """Whether it is a folder: of several processes, or of one that goes on for several."""
+        return world_size() > 1 or self.path.is_dir()
+
     def _save(self, learn: Learner) -> None:
-        if world_size() > 1:
+        if self._in_shards:
             save_sharded(learn, self.path)
         elif not learn.in_step:  # otherwise the weights may be half updated
             save_checkpoint(self.path, learn.state_dict())

@@ -1,6 +1,7 @@
 """A whole fit: phases, progress bars, validation, history, checkpoints.
 
-Half of the file is the documentation of its arguments.
+The file is long because it is one class, whose arguments are documented and checked here; what it
+does with them is in the modules that it imports.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ from typing import Any
 import torch
 
 from pyphase.apply.batch import run_batch
-from pyphase.apply.data import generators
 from pyphase.apply.loop import PhaseLoop
 from pyphase.apply.optimizers import needs_closure, set_mode
 from pyphase.apply.params import GroupsArg, collect_groups
-from pyphase.apply.ranks import any_rank, rank, sum_of_ranks
+from pyphase.apply.ranks import any_rank, rank
 from pyphase.apply.sharded import load_sharded
-from pyphase.apply.state import get_rng_state, load_checkpoint, save_checkpoint, set_rng_state
+from pyphase.apply.state import load_checkpoint, save_checkpoint
 from pyphase.callbacks import Callback
 from pyphase.cut import cut_position
 from pyphase.errors import PhaseError, check_flags, shown
@@ -33,6 +33,7 @@ from pyphase.phase import TrainingPhase, check_data
 from pyphase.plan import Plan
 from pyphase.progress import Progress
 from pyphase.record import Record
+from pyphase.validation import means_over
 
 __all__ = ["Learner", "accuracy"]
 
@@ -212,6 +213,7 @@ class Learner:
         for batch in () if loop.position >= end else loop:
             if loop.phase_index != last_phase:
                 last_phase = loop.phase_index
+                self.model = loop.model  # an `on_enter` may have wrapped it anew
                 _call(callbacks, "on_phase_begin", self)
             self.model.train()
             loss = self._loss(batch)
@@ -282,35 +284,8 @@ class Learner:
         if data is None:
             return {}
         functions = {"valid_loss": self.loss_fn} | {_name(m): m for m in self.metrics}
-        totals, count = dict.fromkeys(functions, 0.0), 0
-        modes = [(module, module.training) for module in self.model.modules()]
-        rng, own = get_rng_state(), [(g, g.get_state()) for g in generators(data)]
         optimizer = None if self._loop is None else self._loop.optimizer
-        in_train_mode = optimizer is not None and optimizer.param_groups[0].get("train_mode", False)
-        if optimizer is not None:
-            set_mode(optimizer, training=False)
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                for batch in data:
-                    with self._autocast():
-                        output, target = run_batch(self.model, batch)
-                        found = {name: float(f(output, target)) for name, f in functions.items()}
-                    size = len(target)
-                    count += size
-                    totals = {name: totals[name] + size * value for name, value in found.items()}
-        finally:
-            for module, training in modes:
-                module.training = training
-            if optimizer is not None and in_train_mode:
-                set_mode(optimizer, training=True)
-            set_rng_state(rng)
-            for generator, state in own:
-                generator.set_state(state)
-        if count == 0:
-            raise PhaseError(f"the validation data (={shown(data)}) holds no sample")
-        *sums, count_of_all = sum_of_ranks([*totals.values(), count])
-        return {name: total / count_of_all for name, total in zip(totals, sums, strict=True)}
+        return means_over(data, self.model, functions, optimizer, self._autocast())
 
     def _autocast(self) -> torch.autocast:
         device = next((param.device.type for param in self.model.parameters()), "cpu")
@@ -339,6 +314,8 @@ class Learner:
         }
 
     def _resume(self, resume: str | os.PathLike[str] | dict[str, Any]) -> None:
+        if not isinstance(resume, dict | str | os.PathLike):
+            raise TypeError(f"`resume` must be a path or a state_dict, got {shown(resume)}")
         if isinstance(resume, dict):
             # torch's optimizers go on with the tensors that they load: the caller keeps his own.
             resume = resume | {"loop": copy.deepcopy(resume.get("loop"))}

@@ -1,6 +1,6 @@
 """A training phase: how long, which optimizer, which values, which data.
 
-A third of the file is the table of fields, the reference of the package.
+A quarter of the file is the table of fields, the reference of the package.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A compiled plan: every value of a run as a pure function of the integer step."""
+"""A compiled plan: every value of a run as a pure function of the integer step.
+
+A quarter of the file is the documentation of one class.
+"""
 
 from __future__ import annotations
 

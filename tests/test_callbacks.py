@@ -231,6 +231,19 @@ def test_several_processes_save_during_the_fit(tmp_path, monkeypatch):
     assert processes.saved == [4, 6, 8, 9, 9]
 
 
+def test_one_process_goes_on_in_the_folder_of_several(tmp_path, monkeypatch):
+    """torchrun with one process, after a run with more: ``path`` is a folder by then."""
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    whole, folder = make(), tmp_path / "c"
+    whole.fit_opt_sched(PHASES)
+    folder.mkdir()
+    make().fit_opt_sched(PHASES, cut=1, callbacks=[Checkpoint(folder, every=4)])
+    again = make()
+    again.fit_opt_sched(PHASES, callbacks=[Checkpoint(folder)], resume=folder)
+    same(again.model.state_dict(), whole.model.state_dict())
+    assert len(list(folder.iterdir())) == 1
+
+
 def test_a_failing_process_does_not_wait_for_the_others(tmp_path, monkeypatch):
     processes = Processes(monkeypatch)
     losses = iter(range(6))

@@ -28,6 +28,7 @@ OPTIMIZERS = {
     "Adam": adam,
     "Adam, floats": functools.partial(torch.optim.Adam, lr=0.1),
     "SGD, floats": functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9),
+    "SGD, a tensor rate": lambda params: torch.optim.SGD(params, tensor(0.1), momentum=0.9),
     "LARS, nesterov": lambda params: LARS(
         params, tensor(0.1), momentum=tensor(0.9), nesterov=True, foreach=True
     ),
@@ -94,15 +95,19 @@ def test_a_compiled_step_goes_through_a_1cycle_without_compiling_again(name):
     assert all(len(set(values[:12])) > 8 for values in moved)
 
 
-def test_a_whole_training_step_with_a_schedule_on_the_device():
+@pytest.mark.parametrize("where", ["on the device", "beside the step"])
+def test_a_whole_training_step_with_its_schedule(where):
     torch.compiler.reset()
     plan = cycle()
 
     def train(wrap):
         model = net().double()
         optimizer = adam(model.parameters())
-        schedule = plan.to("cpu")
-        schedule.attach(optimizer)
+        if where == "on the device":
+            schedule, scheduler = plan.to("cpu"), None
+            schedule.attach(optimizer)
+        else:
+            schedule, scheduler = None, PhaseScheduler(optimizer, plan)
         rates = []
 
         def step(x):
@@ -110,7 +115,8 @@ def test_a_whole_training_step_with_a_schedule_on_the_device():
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            schedule.advance()
+            if schedule is not None:
+                schedule.advance()
             return loss.detach()
 
         step = wrap(step)
@@ -122,6 +128,8 @@ def test_a_whole_training_step_with_a_schedule_on_the_device():
             else:
                 with torch._dynamo.config.patch(error_on_recompile=True):
                     step(x)
+            if scheduler is not None:
+                scheduler.step()
         return model.state_dict(), rates
 
     counter = CompileCounter()
@@ -179,12 +187,17 @@ def test_a_float_weight_decay_compiles_once_more_at_its_first_border(weight_deca
     assert found == compilations
 
 
-def test_a_tensor_momentum_keeps_torchs_sgd_from_being_compiled():
+@pytest.mark.parametrize("name", ["momentum", "weight_decay"])
+def test_a_tensor_momentum_or_decay_keeps_torchs_sgd_from_being_compiled(name):
     """It asks on the host whether it is 0: the whole step runs uncompiled."""
     torch.compiler.reset()
     counter = CompileCounter()
-    make = functools.partial(torch.optim.SGD, lr=tensor(0.1), momentum=tensor(0.9))
-    run(make, cycle(), functools.partial(torch.compile, backend=counter))
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], torch.tensor(0.1), **{name: torch.tensor(0.5)})
+    step = torch.compile(optimizer.step, backend=counter)
+    for _ in range(3):
+        weight.grad = torch.ones_like(weight)
+        step()
     assert counter.frame_count == 0
 
 

@@ -27,7 +27,7 @@ LAYERS = [
     ["plot_layout"],
     ["plot", "plot_loss"],
     ["apply", "apply.*", "bars"],
-    ["callbacks", "logs", "interrupt", "learner", "lr_finder", "progress", "record"],
+    ["callbacks", "logs", "interrupt", "learner", "lr_finder", "progress", "record", "validation"],
     ["lightning"],
     ["conv", "conv.*", "nets", "nets.*"],
     ["demo", "demo_data"],

@@ -1,5 +1,6 @@
 """A training process that is killed, or can't write, loses nothing: the last good file stays."""
 
+import itertools
 import json
 import os
 import resource
@@ -163,7 +164,7 @@ def test_a_resume_that_fails_leaves_the_file_and_the_model(tmp_path):
     ends_as_if_uninterrupted(good)
 
 
-@pytest.mark.parametrize("where", ["forward", "backward", "second Ctrl-C", "loss"])
+@pytest.mark.parametrize("where", ["data", "forward", "backward", "second Ctrl-C", "loss"])
 @pytest.mark.parametrize("at", [0, 4, 9])
 def test_cut_off_before_the_optimizers_step_it_goes_on_bit_for_bit(tmp_path, where, at):
     """Batch norm, dropout and augmentation have moved on by then: all of it is as before."""
@@ -195,6 +196,15 @@ def test_cut_off_before_the_optimizers_step_it_goes_on_bit_for_bit(tmp_path, whe
         return fail() if fails() else loss
 
     learn = make(loss_fn)
+    if where == "data":  # after some of the batch's noise was drawn
+        samples = learn.data[0].dataset
+        draw, drawn = type(samples).__getitem__, itertools.count()
+
+        def broken(self, index):
+            sample = draw(self, index)
+            return fail() if next(drawn) == 2 * at + 1 else sample
+
+        samples.__class__ = type("Broken", (type(samples),), {"__getitem__": broken})
     if where == "forward":  # after batch norm has seen the batch
         learn.model[3].register_forward_pre_hook(lambda *_: fail() if fails() else None)
     with pytest.raises(KeyboardInterrupt if "Ctrl" in where else ValueError):

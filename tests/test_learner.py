@@ -64,21 +64,6 @@ def test_history_and_events():
         assert isinstance(figure, Figure)
 
 
-def test_validation_is_a_mean_over_samples_and_leaves_no_trace():
-    trained = []
-    for valid in (True, False):
-        learn = make(valid)
-        learn.fit_opt_sched(phases())
-        trained.append(learn.model.state_dict())
-    same(*trained)
-    model = nn.Linear(1, 1)
-    learn = Learner(model, (plain(), plain(5, 2)), nn.functional.mse_loss, [mae], progress=False)
-    x = torch.arange(5.0).reshape(-1, 1)
-    expected = mae(model(x), 3 * x).detach()
-    assert learn.validate()["mae"] == pytest.approx(float(expected))
-    assert Learner(model, plain(), mae, progress=False).validate() == {}
-
-
 def test_data_list_validates_the_data_that_ends():
     seen = []
 
@@ -205,20 +190,6 @@ def test_cut_leaves_the_schedule_as_it_was():
     assert lr == learn.sched.plan.values_at(6)["lr"] == pytest.approx(0.01 + 0.04 * 6 / 9)
 
 
-def test_validation_leaves_modes_and_the_generators_of_the_data():
-    learn, own = make(), torch.Generator().manual_seed(3)
-    learn.data = (loader(12, generator=own), loader(6, generator=own))
-    learn.model.train()
-    learn.model[1].eval()
-    before, modes = own.get_state(), [m.training for m in learn.model.modules()]
-    assert learn.validate().keys() == {"valid_loss", "mae"}
-    assert torch.equal(own.get_state(), before)
-    assert [m.training for m in learn.model.modules()] == modes
-    learn.data = (loader(), [])
-    with pytest.raises(PhaseError, match="holds no sample"):
-        learn.validate()
-
-
 @pytest.mark.parametrize("step", [0, 3])
 def test_stops_at_a_loss_that_is_not_finite_before_the_step(step):
     def loss_fn(output, target):
@@ -258,9 +229,17 @@ def test_metrics_need_names_of_their_own():
         Learner(net(), loader(), mae, [mae, mae])
 
 
-@pytest.mark.parametrize("resume", [5, {"pyphase": "learner 1"}, {}])
-def test_states_that_are_none(resume):
-    with pytest.raises((PhaseError, TypeError)):
+@pytest.mark.parametrize(
+    ("resume", "error", "match"),
+    [
+        (5, TypeError, "`resume` must be a path or a state_dict, got 5"),
+        ([], TypeError, "`resume` must be a path or a state_dict"),
+        ({"pyphase": "learner 1"}, PhaseError, "not a state of a Learner's fit"),
+        ({}, PhaseError, "not a state of a Learner's fit"),
+    ],
+)
+def test_states_that_are_none(resume, error, match):
+    with pytest.raises(error, match=match):
         make().fit_opt_sched(phases(), resume=resume)
 
 

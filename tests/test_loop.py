@@ -242,13 +242,38 @@ def test_an_on_enter_that_is_cut_off_leaves_no_state_and_can_be_entered_again(er
     with pytest.raises(error):
         train()
     assert loop.updating
-    with pytest.raises(PhaseError, match="phase 1: its start was cut off: the model may be half"):
+    with pytest.raises(PhaseError, match="phase 1: its start was cut off: model or data may be"):
         loop.state_dict()
     train()
     assert (tries, loop.position, loop.updating) == ([2, 2], 4, False)
     trained = {id(param) for param in loop.optimizer.param_groups[0]["params"]}
     assert trained == {id(param) for param in model.parameters()}
     assert len(model) == 3
+
+
+def test_data_that_cannot_be_made_leaves_no_state_and_can_be_made_again():
+    tries = []
+
+    def make():
+        tries.append(loop.position)
+        if len(tries) == 1:
+            raise OSError("the folder is gone")
+        return plain(4)
+
+    loop = PhaseLoop(linear(), [TrainingPhase(1), TrainingPhase(steps=2, data=make)], plain(4))
+
+    def train():
+        for x, y in loop:
+            loop.step(1e-3 * nn.functional.mse_loss(loop.model(x), y))
+
+    with pytest.raises(OSError, match="the folder is gone"):
+        train()
+    assert loop.updating
+    with pytest.raises(PhaseError, match="phase 1: its start was cut off: model or data may be"):
+        loop.state_dict()
+    train()
+    assert (tries, loop.position, loop.updating) == ([2, 2], 4, False)
+    assert loop.state_dict()["position"] == 4
 
 
 def test_groups_and_rates_per_group():
@@ -362,6 +387,23 @@ def test_a_gradient_left_by_somebody_else_is_not_used():
         if stale:
             (1000 * model(torch.ones(1, 1))).sum().backward()
         loop = PhaseLoop(model, [TrainingPhase(1, lr=1e-3)], plain())
+        for x, y in loop:
+            loop.step(nn.functional.mse_loss(model(x), y))
+        weights.append(model.weight.detach().clone())
+    assert torch.equal(*weights)
+
+
+def test_an_optimizer_whose_zero_grad_leaves_zeros_is_trained():
+    """Zeros are no gradients of a backward pass that the caller has made."""
+
+    class Zeros(SGD):
+        def zero_grad(self, set_to_none=False):
+            super().zero_grad(set_to_none=False)
+
+    weights = []
+    for opt_fn in (functools.partial(SGD, momentum=0.0), Zeros):
+        model = linear()
+        loop = PhaseLoop(model, [TrainingPhase(1, opt_fn, lr=1e-3)], plain())
         for x, y in loop:
             loop.step(nn.functional.mse_loss(model(x), y))
         weights.append(model.weight.detach().clone())

@@ -1,5 +1,6 @@
 """Mixed precision, accumulation and clipping, against loops written out by hand."""
 
+import functools
 import pickle
 
 import pytest
@@ -208,6 +209,20 @@ def test_skipped_steps_do_not_advance_the_plan(accumulate):
     assert not tried[0]
     assert scaler.get_scale() == 16.0
     assert all(param.isfinite().all() for param in loop.model.parameters())
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_run_that_overflows_for_good_is_stopped(fused):
+    """Once the scale is 0 all steps are skipped: none of them counts, and the loop ends."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-140)
+    phases = [TrainingPhase(steps=3, opt_fn=functools.partial(SGD, fused=fused))]
+    loop = PhaseLoop(model(), phases, data(), scaler=scaler)
+    kept = {name: value.clone() for name, value in loop.model.state_dict().items()}
+    seen = finish(loop, dict.fromkeys(range(1000), float("nan")))
+    assert 5 < len(seen) < 20
+    assert loop.position == 0
+    assert loop.stopped == "stopped before step 0: the scaler's scale has come to 0"
+    same(dict(loop.model.state_dict()), kept)
 
 
 def test_a_scheduler_beside_a_scaler_that_skips_its_first_step_gives_no_warning():

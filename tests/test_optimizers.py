@@ -454,6 +454,33 @@ def test_lbfgs_takes_its_step_by_a_closure():
     same(loop.model.state_dict(), model.state_dict())
 
 
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_lbfgs_searches_from_the_decayed_weights(search):
+    """It compares losses and gradients within a step: the decay comes before all of them."""
+    lbfgs = functools.partial(LBFGS, max_iter=4, line_search_fn=search)
+    phases = [steps(4, lbfgs, lr=0.5, wds=0.2, wd_loss=False)]
+    loop, model = make_loop(phases), net()
+    optimizer = lbfgs(model.parameters(), lr=0.5)
+    for each in (loop.model, model):
+        each[0].bias.requires_grad_(False)
+    kept = model[0].bias.clone()
+
+    def evaluate(model, optimizer):
+        optimizer.zero_grad()
+        loss = (loss_of(model) - 1).square()
+        loss.backward()
+        return loss
+
+    for _ in loop:
+        loop.step(closure=lambda: evaluate(loop.model, loop.optimizer))
+        with torch.no_grad():
+            for param in model.parameters():
+                param.mul_(1 - 0.5 * 0.2 if param.requires_grad else 1)
+        optimizer.step(lambda: evaluate(model, optimizer))
+    same(loop.model.state_dict(), model.state_dict())
+    assert torch.equal(loop.model[0].bias, kept)
+
+
 def test_a_closure_that_is_missing_is_said_and_nothing_is_lost():
     loop = make_loop([steps(2, LBFGS, lr=0.5)])
     next(iter(loop))
@@ -520,6 +547,29 @@ def test_schedule_free_that_is_kept_goes_on_counting(name):
     one, other = (each.optimizer.param_groups[0] for each in (loop, whole))
     assert one["k"] == other["k"] == 8
     assert one["weight_sum"] == pytest.approx(other["weight_sum"])
+
+
+def test_an_optimizer_of_another_package_has_its_phase():
+    """transformers' Adafactor: no momentum, one beta by another name, its own weight decay."""
+    optimization = pytest.importorskip("transformers.optimization")
+    factor = functools.partial(
+        optimization.Adafactor, relative_step=False, scale_parameter=False, warmup_init=False
+    )
+    falling = {"lr": (0.05, 0.01), "lr_decay": DecayType.LINEAR}
+    phases = [steps(2, SGD, lr=0.1), steps(3, factor, wds=0.1, **falling), steps(2, SGD)]
+    loop, model = make_loop(phases), net()
+    advance(loop)
+    optimizers = [
+        SGD(model.parameters(), 0.1, momentum=0.9),
+        factor(model.parameters(), lr=0.0, weight_decay=0.1),
+        SGD(model.parameters(), 0.01, momentum=0.9),
+    ]
+    for step, optimizer in enumerate(optimizers[n] for n in (0, 0, 1, 1, 1, 2, 2)):
+        optimizer.param_groups[0]["lr"] = loop.plan.values_at(step)["lr"]
+        loss_of(model).backward()
+        optimizer.step()
+        model.zero_grad()
+    same(loop.model.state_dict(), model.state_dict())
 
 
 def test_keywords_of_the_new_optimizer_win_over_the_kept_ones():

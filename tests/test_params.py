@@ -81,6 +81,17 @@ def grow(run):
     run.model.append(nn.Linear(1, 1))
 
 
+def test_a_group_that_on_enter_adds_to_the_optimizer_that_goes_is_refused():
+    def add(loop):
+        loop.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+
+    changing = TrainingPhase(steps=2, opt_fn=Adam, on_enter=add)
+    loop = make_loop([TrainingPhase(steps=2), changing])
+    with pytest.raises(PhaseError, match="phase 1: `on_enter` adds a parameter group to an optim"):
+        advance(loop)
+    assert loop.updating
+
+
 def test_a_group_that_the_model_gains_is_trained():
     phases = [TrainingPhase(2, Adam, momentum=0.5), TrainingPhase(2, lr=0.3, on_enter=grow)]
     phases.append(TrainingPhase(2, SGD, opt_state="map"))

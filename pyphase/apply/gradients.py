@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["average_gradients", "clip_gradients", "params_of"]
+__all__ = ["average_gradients", "clip_gradients", "drop_gradients", "params_of"]
 
 
 def average_gradients(optimizer: torch.optim.Optimizer, count: int) -> None:
@@ -17,6 +17,16 @@ def average_gradients(optimizer: torch.optim.Optimizer, count: int) -> None:
 def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
     """Scale the gradients of all parameters so that their joint 2-norm is at most ``max_norm``."""
     torch.nn.utils.clip_grad_norm_(params_of(optimizer), max_norm)
+
+
+def drop_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Call ``zero_grad``; leave None even where an optimizer's own leaves zeros.
+
+    Zeros would pass for the gradients of a backward pass that the caller has made.
+    """
+    optimizer.zero_grad()
+    for param in params_of(optimizer):
+        param.grad = None
 
 
 def params_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pyphase.apply.optimizers import needs_closure
 from pyphase.errors import PhaseError, shown
 from pyphase.phase import Key
 from pyphase.plan import Plan
@@ -193,9 +194,13 @@ def skipped_inside(optimizer: Any) -> bool:
 def decay_decoupled(
     optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Decay the weights before a step; where a closure makes the gradients, once it has done so."""
+    """Decay the weights before a step; where a closure makes the gradients, once it has done so.
+
+    LBFGS compares the gradients and losses of a step's evaluations: all of them must be those of
+    decayed weights, so that there the decay comes first.
+    """
     closure = args[1] if len(args) > 1 else kwargs.get("closure")
-    if closure is None:
+    if closure is None or needs_closure(optimizer):
         if not skipped_inside(optimizer):
             _decay(optimizer)
         return None
@@ -213,10 +218,14 @@ def decay_decoupled(
 
 
 def _decay(optimizer: torch.optim.Optimizer) -> None:
-    """Shrink each parameter with a gradient: p <- p - lr * wd * p, wd the group's decoupled one."""
+    """Shrink each parameter with a gradient: p <- p - lr * wd * p, wd the group's decoupled one.
+
+    Where the step has yet to make the gradients, those that can have one.
+    """
+    before = needs_closure(optimizer)
     for group in optimizer.param_groups:
         decay = group.get(DECAY, 0.0)
-        params = [p for p in group["params"] if p.grad is not None]
+        params = [p for p in group["params"] if (p.requires_grad if before else p.grad is not None)]
         if decay and params:
             with torch.no_grad():
                 torch._foreach_mul_(params, 1.0 - float(group["lr"]) * float(decay))

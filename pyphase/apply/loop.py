@@ -1,6 +1,6 @@
 """Phases as the driver of a hand-written loop: values, optimizers, data, divergence.
 
-Half of the file is documentation; the work is done by the parts that it puts together.
+A third of the file is documentation; the work is done by the parts that it puts together.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from pyphase.apply.averaged import Averaged
 from pyphase.apply.before import Before
 from pyphase.apply.data import Feed
 from pyphase.apply.divergence import DivergenceCheck
+from pyphase.apply.gradients import drop_gradients
 from pyphase.apply.loop_state import check_state, check_step_options, read_state, write_state
 from pyphase.apply.params import GroupsArg, collect_groups
 from pyphase.apply.phase_data import PhaseData
@@ -48,7 +50,8 @@ class PhaseLoop:
             function of the model that returns one. None is one group.
         stop_div: stop on a non-finite loss, or on a smoothed loss of over 4 times the best of the
             phase (see :class:`pyphase.apply.divergence.DivergenceCheck`). The step is not taken.
-        scaler: a ``torch.amp.GradScaler``; a step that it skips doesn't advance the plan.
+        scaler: a ``torch.amp.GradScaler`` of this loop's own; a step that it skips doesn't advance
+            the plan, and the loop stops where it has skipped so many that its scale is 0.
         accumulate: batches per optimizer step, >= 1. Their gradients are averaged (don't divide
             the loss); the last step of an epoch takes what is left. Steps are optimizer steps.
         clip_grad_norm: the largest norm of the gradients of all parameters, > 0; None: any.
@@ -104,7 +107,7 @@ class PhaseLoop:
         if optimizer is not None and not isinstance(optimizer, Optimizer):
             raise TypeError(f"`optimizer` must be a torch optimizer, got {shown(optimizer)}")
         check_flags(stop_div=stop_div)
-        self.model, self._groups = model, groups
+        self.model, self._groups, self._averaged = model, groups, Averaged(model)
         self._stepper = Stepper(scaler, accumulate, clip_grad_norm)
         prefetch = check_whole("prefetch", prefetch, least=0)
         sources = Sources(phases, data, steps_per_epoch, batch_size, self.accumulate)
@@ -152,7 +155,7 @@ class PhaseLoop:
 
         The model may be half updated then: there is no state to save.
         """
-        return self._stepper.updating or self._optimizers.cut_off
+        return self._stepper.updating or self._optimizers.cut_off or self._data.cut_off
 
     @property
     def phase_index(self) -> int:
@@ -171,8 +174,8 @@ class PhaseLoop:
 
     @property
     def pending(self) -> bool:
-        """Whether a batch was given since the last optimizer step."""
-        return self._has_batch or self._stepper.taken > 0
+        """Whether a batch was drawn since the last optimizer step, or its drawing was cut off."""
+        return self._before is not None
 
     @property
     def feed(self) -> Feed:
@@ -235,9 +238,13 @@ class PhaseLoop:
 
     def _start_phase(self, index: int) -> None:
         on_enter = self.plan.phases[index].on_enter
-        self._optimizers.enter(index, None if on_enter is None else lambda: on_enter(self))
+        self._optimizers.enter(index, None if on_enter is None else lambda: self._grow(on_enter))
         self.check = DivergenceCheck()
         self._entered = index
+
+    def _grow(self, on_enter: Callable[[Any], Any]) -> None:
+        on_enter(self)
+        self._averaged.check(self.model)
 
     def advance(self) -> None:
         """Count a step that the optimizer has taken; set the values of the next one.
@@ -296,15 +303,19 @@ class PhaseLoop:
             self._drop_batch(self._stepper.taken + 1)
             return False
         taken = self._stepper.step(self.optimizer, closure)
-        self.optimizer.zero_grad()
+        drop_gradients(self.optimizer)
         self._drop_batch(taken=0)
         if taken:
             self.advance()
+        elif self._stepper.exhausted:
+            self.stopped = f"stopped before step {self.position}: the scaler's scale has come to 0"
         self._stepper.updating = False
         return taken
 
     def _drop_batch(self, taken: int) -> None:
         self._has_batch, self._batch, self._stepper.taken = False, None, taken
+        if taken == 0:
+            self._before = None
 
     def _check_loss(self, loss: Any) -> None:
         if loss is None:
@@ -316,10 +327,10 @@ class PhaseLoop:
 
     def _undo_batch(self) -> None:
         """Drop what the diverging batch has done: gradients, and the buffers of its forward."""
-        self.optimizer.zero_grad()
-        self._drop_batch(taken=0)
+        drop_gradients(self.optimizer)
         if self._before is not None:
             self._before.put_buffers_back()
+        self._drop_batch(taken=0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the rest of the run depends on.
@@ -332,7 +343,7 @@ class PhaseLoop:
         Raises:
             PhaseError: the optimizer's step, or the start of a phase, was cut off half way.
         """
-        return read_state(self, self._before if self.pending else None)
+        return read_state(self, self._before)
 
     def load_state_dict(
         self,

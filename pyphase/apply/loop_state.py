@@ -26,9 +26,9 @@ _PARTS |= {"step_options": dict}
 
 def read_state(loop: PhaseLoop, before: Before | None) -> dict[str, Any]:
     """Return the state of a loop; ``before``: what a batch that is under way has changed since."""
-    if loop._optimizers.cut_off:
-        label = loop.plan.label(loop._entered + 1)
-        raise PhaseError(f"{label}: its start was cut off: the model may be half changed")
+    if loop._optimizers.cut_off or loop._data.cut_off:
+        label = loop.plan.label(loop._entered + loop._optimizers.cut_off)
+        raise PhaseError(f"{label}: its start was cut off: model or data may be half changed")
     if loop.updating:
         raise PhaseError("the optimizer's step was cut off: weights may be half updated")
     begun = loop.position < loop.plan.total_steps and loop.phase_index == loop._entered

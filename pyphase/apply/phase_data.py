@@ -21,6 +21,7 @@ class PhaseData:
 
     Attributes:
         coming: the phase and the stream of the data to come, whose workers have started.
+        cut_off: whether the change to other data was cut off: a function that makes it has failed.
     """
 
     def __init__(self, sources: Sources, prefetch: int) -> None:
@@ -29,6 +30,7 @@ class PhaseData:
         self._feed: Feed | None = None
         self._phase = -1
         self.coming: tuple[int, Feed] | None = None
+        self.cut_off = False
 
     @property
     def started(self) -> bool:
@@ -76,6 +78,7 @@ class PhaseData:
     def enter(self, index: int) -> None:
         """Change to the data of phase ``index`` unless it is in use."""
         if not self.serves(index):
+            self.cut_off = True
             epoch = 0 if self._feed is None else self._feed.epoch + 1
             if self._feed is not None and self.sources.last_use(self._phase):
                 self._feed.close()
@@ -83,7 +86,7 @@ class PhaseData:
                 self._feed = self.coming[1]
             else:
                 self._feed = Feed(self.sources.train(index), epoch)
-            self.coming = None
+            self.coming, self.cut_off = None, False
         self._phase = index
 
     def start_next(self, position: int) -> None:

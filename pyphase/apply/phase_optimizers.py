@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from pyphase.apply.gradients import drop_gradients
 from pyphase.apply.groups import Groups
 from pyphase.apply.optimizers import build_optimizer, carry_state, check_carry, set_mode
 from pyphase.apply.params import follow_model
@@ -63,7 +64,13 @@ class PhaseOptimizers:
             if grow is not None:
                 if not self.cut_off:
                     self._params = self._collect()
+                count = len(self.optimizer.param_groups)
                 grow()
+                if self._changes(index) and len(self.optimizer.param_groups) > count:
+                    raise PhaseError(
+                        f"{self.plan.label(index)}: `on_enter` adds a parameter group to an "
+                        "optimizer that the phase replaces: the new one has those of `groups`"
+                    )
                 follow_model(self.optimizer, self._params, self._collect())
             self._start(index)
         except BaseException:
@@ -81,7 +88,7 @@ class PhaseOptimizers:
         if self._groups is not before:
             carry_state(self.plan.phases[index].opt_state, opt_before, self.optimizer)
             set_mode(self.optimizer, training=True)
-        self.optimizer.zero_grad()  # a gradient left by somebody else would pass for the batch's
+        drop_gradients(self.optimizer)  # one left by somebody else would pass for the batch's
 
     def _changes(self, index: int) -> bool:
         """Tell whether phase ``index`` builds an optimizer.

@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from pyphase.apply.gradients import average_gradients, clip_gradients, params_of
+from pyphase.apply.gradients import (
+    average_gradients,
+    clip_gradients,
+    drop_gradients,
+    params_of,
+)
+from pyphase.apply.groups import skipped_inside, unwrapped
 from pyphase.apply.optimizers import needs_closure
 from pyphase.errors import PhaseError, check_positive, check_whole, shown
 
@@ -46,6 +52,7 @@ class Stepper:
         self.updating = False
         self._backs = False  # whether the backward passes of this step's batches are ours
         self._losses: list[Any] = []
+        self._stepped = False  # whether the scaler let the optimizer take its step
 
     @property
     def options(self) -> dict[str, Any]:
@@ -99,8 +106,13 @@ class Stepper:
             (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         except BaseException:
             if self.taken == 0:  # a part of the gradients would pass for the caller's own
-                optimizer.zero_grad(set_to_none=True)
+                drop_gradients(optimizer)
             raise
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the scaler has skipped so many steps that its scale is 0: it skips all others."""
+        return self.scaler is not None and self.scaler.get_scale() == 0.0
 
     def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None) -> bool:
         """Take the step; return False where the scaler skips it."""
@@ -114,7 +126,13 @@ class Stepper:
         if self.scaler is None:
             optimizer.step() if closure is None else optimizer.step(closure)
             return True
-        before = self.scaler.get_scale()
+        # The scale of before and after doesn't tell: one that has come to 0 stays there.
+        inner, self._stepped = unwrapped(optimizer), False
+        if self._note_step not in inner._optimizer_step_post_hooks.values():
+            inner.register_step_post_hook(self._note_step)
         self.scaler.step(optimizer)
         self.scaler.update()
-        return bool(self.scaler.get_scale() >= before)
+        return self._stepped
+
+    def _note_step(self, optimizer: Optimizer, *_: Any) -> None:
+        self._stepped = not skipped_inside(optimizer)
