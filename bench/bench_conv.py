@@ -2,7 +2,7 @@
 
     python bench/bench_conv.py [--device cuda] [--quick] [--only GROUP[,GROUP]] [--shapes REGEX]
                                [--threads N[,N]] [--json FILE] [--picture FILE] [--[no-]compile]
-                               [--memory]
+                               [--limit S] [--memory]
 
 Every contestant's output and gradients are held against float64 before it is timed: the package's
 error may be twice torch's own, or a few roundings. Then all take turns, in the same layout, with
@@ -24,6 +24,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -82,6 +83,8 @@ def parse() -> argparse.Namespace:
     add("--threads", type=numbers, metavar="N[,N]", help="default: all; in a full run all, then 1")
     what = "torch.compile of torch's pair, slow to prepare; default: in a full run"
     add("--compile", action=argparse.BooleanOptionalAction, default=None, help=what)
+    what = f"seconds of a row that make do with fewer samples; default: {FULL.limit:g}"
+    add("--limit", type=float, metavar="S", help=what)
     add("--memory", action="store_true", help="the peak memory of a training step, nothing else")
     add("--json", metavar="FILE")
     add("--picture", metavar="FILE")
@@ -133,8 +136,9 @@ def cases(arguments: argparse.Namespace) -> list[tuple[str, Problem, str]]:
 
 def measure(arguments: argparse.Namespace, rooflines: dict[int, Roofline | None]) -> list[Row]:
     """Measure all that is asked for; print each group's tables as soon as they are known."""
+    effort = QUICK if arguments.quick else FULL
     bench = Bench(
-        QUICK if arguments.quick else FULL,
+        replace(effort, limit=effort.limit if arguments.limit is None else arguments.limit),
         rooflines,
         contestants=["torch", "native", "auto", *arguments.context],
         tasks=arguments.tasks,
