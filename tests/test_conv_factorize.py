@@ -267,7 +267,7 @@ def test_a_norm_that_makes_the_weight_zero_or_nan(scale):
     """As the last norm of a residual branch begins, or a layer that died."""
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
     nn.init.constant_(net[1].weight, scale)
-    for options in ({"ratio": 0.5}, {"energy": 0.5}, {"rank": {"0": 2}, "calibration": IMAGES}):
+    for options in ({"ratio": 0.5}, {"energy": 0.5}, {"rank": 2, "calibration": IMAGES}):
         plan = plan_of(net, fold_batch_norm=True, **options)
         assert plan.layers[0].reason == "with '1' its weight is zero or not finite"
 
@@ -348,6 +348,16 @@ def test_a_layer_whose_weights_the_model_reads_is_left_alone(name):
     plan.apply()
     net(IMAGES)
     assert type(net.conv) is nn.Conv2d
+
+
+def test_a_named_layer_that_is_left_alone_is_an_error():
+    net = Reading("functional")
+    for options, reason in (
+        ({}, "its weight is read outside of it"),
+        ({"ignore": ["conv"]}, "ignored"),
+    ):
+        with pytest.raises(ValueError, match=rf"`rank`: 'conv' is no convolution .* \({reason}\)"):
+            plan_of(net, rank={"conv": 2}, **options)
 
 
 def test_a_layer_with_a_forward_of_its_own_is_left_alone():

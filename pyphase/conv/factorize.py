@@ -148,7 +148,7 @@ def factorize(
             layer.site.reason = layer.no_gain()
     gaining = [layer for layer in layers if not layer.site.reason]
     if explicit is not None:
-        _take(gaining, explicit)
+        _take(sites, gaining, explicit)
     elif rule in ("rank", "ratio", "energy"):
         choose: Any = {"rank": by_rank, "ratio": by_ratio, "energy": by_energy}[rule]
         for layer in gaining:
@@ -201,9 +201,8 @@ def _explicit(
     found: dict[str, tuple[str | None, int]] = {}
     named = {name: site for site in sites for name in site.names}
     for name, value in ranks.items():
-        if name not in named or named[name].reason:
-            why = f" ({named[name].reason})" if name in named else ""
-            raise ValueError(f"`rank`: {shown(name)} is no convolution to factorize{why}")
+        if name not in named:
+            raise ValueError(f"`rank`: {shown(name)} is no convolution to factorize")
         own, rank = value if isinstance(value, tuple | list) and len(value) == 2 else (None, value)
         if own is not None and own not in ORDERS:
             raise ValueError(f"`rank[{name!r}]` (={shown(value)}): no order {shown(own)}")
@@ -217,7 +216,14 @@ def _explicit(
     return found
 
 
-def _take(layers: Sequence[Layer], ranks: dict[str, tuple[str | None, int]]) -> None:
+def _take(
+    sites: Sequence[Site], layers: Sequence[Layer], ranks: dict[str, tuple[str | None, int]]
+) -> None:
+    for site in sites:
+        if site.name in ranks and site.reason:
+            raise ValueError(
+                f"`rank`: {site.name!r} is no convolution to factorize ({site.reason})"
+            )
     for layer in layers:
         own, rank = ranks[layer.site.name]
         full = {o: fit.full_rank for o, fit in layer.fits.items() if own in (None, o)}
