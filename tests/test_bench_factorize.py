@@ -50,7 +50,7 @@ def test_a_network_is_trained_factorized_tuned_and_timed(bench, monkeypatch, cap
     assert shares[0] == 100
     assert max(shares[1:]) <= 50
     errors = [float(row[1]) for row in numbers[1:]]
-    assert errors[2] < errors[1] <= errors[0]  # outputs fitted, the better order, column first
+    assert errors[2] < 0.8 * min(errors[:2])  # outputs fitted, or weights
     assert any("output error" in line and "ms" in line for line in lines)
     assert any(line.endswith("8 px; seeds 0 to 1") for line in lines)
 
