@@ -1,6 +1,6 @@
 """Factorize a network trained on real images at half the MACs: accuracy before and after, speed.
 
-python bench/bench_factorize.py [--network kxk|demo] [--share 0.5] [--quick]
+python bench/bench_factorize.py [--network kxk|demo] [--share 0.5] [--seeds 3] [--quick]
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ import argparse
 import copy
 import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -41,6 +44,16 @@ def kxk_network(in_channels: int, num_classes: int) -> nn.Module:
 NETWORKS = {"kxk": kxk_network, "demo": SmallResNet}
 
 
+class Result(NamedTuple):
+    """What a method made of one trained network; the dense one has no plan and no error."""
+
+    model: nn.Module  # before it is tuned
+    plan: conv.FactorPlan | None
+    error: float
+    accuracy: float
+    tuned: float  # accuracy
+
+
 def train(model: nn.Module, loaders: tuple[object, object], phases: list[TrainingPhase]) -> float:
     learn = Learner(model, loaders, nn.CrossEntropyLoss(), [accuracy])
     learn.fit_opt_sched(phases)
@@ -49,6 +62,41 @@ def train(model: nn.Module, loaders: tuple[object, object], phases: list[Trainin
 
 def score(model: nn.Module, loaders: tuple[object, object]) -> float:
     return Learner(model, loaders, nn.CrossEntropyLoss(), [accuracy]).validate()["accuracy"]
+
+
+def measure(
+    network: str, images: ImageSet, held_out: ImageSet, share: float, seed: int, epochs: int
+) -> dict[str, Result]:
+    """Train a network and factorize it in each way; return what came out, the dense one first."""
+    torch.manual_seed(seed)
+    size = images.images.shape[-1]
+    loaders = both(images, held_out, size)
+    sgd = functools.partial(torch.optim.SGD, weight_decay=5e-4, nesterov=True)
+    cosine = DecayType.COSINE
+    rates = [
+        TrainingPhase(epochs / 3, sgd, (0.005, 0.05), cosine, momentum=0.9, name="warm-up"),
+        TrainingPhase(epochs * 2 / 3, sgd, (0.05, 0.0005), cosine, momentum=0.9, name="anneal"),
+    ]
+    tuning = [TrainingPhase(1, sgd, (0.01, 0.0), cosine, momentum=0.9, name="fine-tune")]
+    dense = NETWORKS[network](images.images.shape[1], len(images.classes))
+    reached = train(dense, loaders, rates)
+    dense.eval()
+    training = torch.cat([batch for batch, _ in make_loader(images, size, 32, train=False)][:2])
+    unseen = next(iter(make_loader(held_out, size, 128, train=False)))[0]
+    one = torch.zeros(1, *training.shape[1:])
+    tuned = train(copy.deepcopy(dense), loaders, tuning)
+    results = {"dense": Result(dense, None, 0.0, reached, tuned)}
+    for name, options in METHODS.items():
+        chosen = dict(options)
+        if chosen.get("calibration"):
+            chosen["calibration"] = training[:CALIBRATION]
+        model = copy.deepcopy(dense)
+        plan = conv.factorize(model, one, macs=share, **chosen)
+        error = layer_errors(model, plan, unseen)
+        plan.apply()
+        before, slim = score(model, loaders), copy.deepcopy(model)
+        results[name] = Result(slim, plan, error, before, train(model, loaders, tuning))
+    return results
 
 
 def layer_errors(dense: nn.Module, plan: conv.FactorPlan, images: torch.Tensor) -> float:
@@ -72,7 +120,7 @@ def layer_errors(dense: nn.Module, plan: conv.FactorPlan, images: torch.Tensor) 
     return sum(errors) / len(errors)
 
 
-def milliseconds(models: dict[str, nn.Module], images: torch.Tensor, quick: bool) -> dict[str, str]:
+def milliseconds(models: dict[str, nn.Module], images: torch.Tensor, rounds: int) -> dict[str, str]:
     """Return the time of a forward pass as median and quartiles, by name."""
 
     def timed(model: nn.Module) -> None:
@@ -80,7 +128,7 @@ def milliseconds(models: dict[str, nn.Module], images: torch.Tensor, quick: bool
             model(images)
 
     calls = {name: functools.partial(timed, model.eval()) for name, model in models.items()}
-    found = interleave_quiet(calls, repeats=2, rounds=3 if quick else 15, limit=3 if quick else 10)
+    found = interleave_quiet(calls, repeats=2, rounds=rounds, limit=rounds)
     texts = {}
     for name, own in found.items():
         low, median, high = (1e3 * seconds for seconds in own.timing)
@@ -89,62 +137,53 @@ def milliseconds(models: dict[str, nn.Module], images: torch.Tensor, quick: bool
     return texts
 
 
-def main() -> None:
+def spread(values: Sequence[float]) -> str:
+    """Return mean, least and most of accuracies, in percent."""
+    mean, least, most = (100 * value for value in (fmean(values), min(values), max(values)))
+    return f"{mean:.2f} ({least:.1f} .. {most:.1f})"
+
+
+def table(runs: Sequence[dict[str, Result]], times: dict[str, str]) -> str:
+    width = max(map(len, METHODS))
+    heads = ["MACs", "output error", "accuracy, %", "fine-tuned, %"]
+    lines = [f"{'':{width}}  {heads[0]:>6}  {heads[1]}  {heads[2]:>21}  {heads[3]:>21}  "]
+    lines[0] += f"ms of {TIMED} images"
+    for name in runs[0]:
+        own = [run[name] for run in runs]
+        shares = [result.plan.macs[1] / result.plan.macs[0] for result in own if result.plan]
+        error = f"{fmean(result.error for result in own):.4f}" if shares else ""
+        lines.append(
+            f"{name:{width}}  {max(shares, default=1.0):6.1%}  {error:>12}  "
+            f"{spread([result.accuracy for result in own]):>21}  "
+            f"{spread([result.tuned for result in own]):>21}  {times[name]}"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", choices=NETWORKS, default="kxk")
     parser.add_argument("--data", help="folder of images, as for `pyphase demo`; None is MNIST")
     parser.add_argument("--share", type=float, default=0.5, help="of the model's MACs")
+    parser.add_argument("--seeds", type=int, default=3, help="networks that are trained")
     parser.add_argument("--quick", action="store_true", help="too short to mean anything")
-    args = parser.parse_args()
-    torch.manual_seed(0)
+    args = parser.parse_args(arguments)
+    if args.seeds < 1:
+        parser.error(f"--seeds (={args.seeds}) must be >= 1")
     images, held_out = load_images(args.data, seed=0)
     size = images.images.shape[-1]
-    loaders = both(images, held_out, size)
-    sgd = functools.partial(torch.optim.SGD, weight_decay=5e-4, nesterov=True)
-    cosine = DecayType.COSINE
-    epochs = 1 if args.quick else 4
-    rates = [
-        TrainingPhase(epochs / 3, sgd, (0.005, 0.05), cosine, momentum=0.9, name="warm-up"),
-        TrainingPhase(epochs * 2 / 3, sgd, (0.05, 0.0005), cosine, momentum=0.9, name="anneal"),
+    runs = [
+        measure(args.network, images, held_out, args.share, seed, 1 if args.quick else 4)
+        for seed in range(args.seeds)
     ]
-    tuning = [TrainingPhase(1, sgd, (0.01, 0.0), cosine, momentum=0.9, name="fine-tune")]
-    dense = NETWORKS[args.network](images.images.shape[1], len(images.classes))
-    dense_score = train(dense, loaders, rates)
-    dense.eval()
-    training = torch.cat([batch for batch, _ in make_loader(images, size, 32, train=False)][:2])
-    unseen = next(iter(make_loader(held_out, size, 128, train=False)))[0]
-    one = torch.zeros(1, *training.shape[1:])
-    continued = train(copy.deepcopy(dense), loaders, tuning)
-    rows, models = [], {"dense": dense}
-    for name, options in METHODS.items():
-        chosen = dict(options)
-        if chosen.get("calibration"):
-            chosen["calibration"] = training[:CALIBRATION]
-        model = copy.deepcopy(dense)
-        plan = conv.factorize(model, one, macs=args.share, measure=False, **chosen)
-        error = layer_errors(model, plan, unseen)
-        plan.apply()
-        before = score(model, loaders)
-        models[name] = copy.deepcopy(model)
-        rows.append((name, plan, error, before, train(model, loaders, tuning)))
-    times = milliseconds(models, unseen[:TIMED], args.quick)
+    unseen = next(iter(make_loader(held_out, size, TIMED, train=False)))[0]
+    models = {name: result.model for name, result in runs[0].items()}
+    times = milliseconds(models, unseen, rounds=3 if args.quick else 15)
     print(
         f"\n{machine()}\n{args.network}: {len(images.labels)} images to train on, "
-        f"{len(held_out.labels)} held out, {size} px\n"
+        f"{len(held_out.labels)} held out, {size} px; seeds 0 to {args.seeds - 1}\n\n"
+        f"{list(runs[0].values())[-1].plan}\n\n{table(runs, times)}"
     )
-    print(rows[-1][1], "\n")
-    width = max(len(name) for name in METHODS)
-    print(f"{'':{width}}  MACs    output error  accuracy  fine-tuned  ms of {TIMED} images")
-    print(
-        f"{'dense':{width}}  100.0%  {'':12}  {dense_score:8.2%}  {continued:10.2%}  "
-        f"{times['dense']}"
-    )
-    for name, plan, error, before, after in rows:
-        share = plan.macs[1] / plan.macs[0]
-        print(
-            f"{name:{width}}  {share:6.1%}  {error:12.4f}  {before:8.2%}  {after:10.2%}  "
-            f"{times[name]}"
-        )
 
 
 def both(images: ImageSet, held_out: ImageSet, size: int) -> tuple[object, object]:

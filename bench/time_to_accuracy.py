@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch
 import torch.distributed as dist
 from timing import keep_freed_memory, machine
-from tta_compare import compare, tune
+from tta_compare import QUICK, compare, tune
 from tta_configs import CONFIGS
 from tta_data import Source, open_source
 from tta_nets import NETWORKS
@@ -48,7 +48,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--network", choices=NETWORKS, help="small, or the recipe's own")
     made.add_argument("--target", type=float, help=f"accuracy, {TARGET} or the recipe's own")
     made.add_argument("--top", type=int, help="right if among so many likeliest classes")
-    made.add_argument("--seeds", type=int, help="runs of each, from seed 0: 10, or 1 of a plan")
+    made.add_argument("--seeds", type=int, help="runs of each: 10, 2 to --tune, or 1 of a plan")
+    made.add_argument("--epochs", type=float, help="planned ones, in place of the choices'")
     made.add_argument("--only", default="", help="configs whose names have one of: a,b,...")
     made.add_argument("--size", type=int, default=224, help="pixels of train/ and val/ folders")
     made.add_argument("--batch", type=int, default=64, help="images of a step, without a plan")
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.top is None:
         args.top = recipe.top if recipe else 1
     if args.seeds is None:
-        args.seeds = 1 if args.plan or args.quick else 10
+        args.seeds = 1 if args.plan or args.quick else 2 if args.tune else 10
     if args.threads is None and (args.data is None or args.quick):
         args.threads = 1
     args.network = args.network or (recipe.network if recipe and not args.quick else "small")
@@ -93,8 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def check(made: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if not 0 < args.target <= 1:
         made.error(f"--target (={args.target:g}) must be in (0, 1]")
-    for name in ("top", "seeds", "size", "batch", "accumulate"):
-        if getattr(args, name) < 1:
+    for name in ("top", "seeds", "epochs", "size", "batch", "accumulate"):
+        if getattr(args, name) is not None and not getattr(args, name) >= 1:
             made.error(f"--{name} (={getattr(args, name)}) must be >= 1")
     if args.threads is not None and args.threads < 1:
         made.error(f"--threads (={args.threads}) must be >= 1")
@@ -106,8 +107,10 @@ def check(made: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         made.error(f"--workers (={args.workers}) must be >= 0")
     if args.data is not None and not Path(args.data).is_dir():
         made.error(f"--data (={args.data}) is not a folder")
-    if args.plan and (args.tune or args.only):
-        made.error("--plan runs one plan: --tune and --only are for the configs")
+    if args.plan and (args.tune or args.only or args.epochs):
+        made.error("--plan runs one plan: --tune, --only and --epochs are for the configs")
+    if args.epochs is not None and args.tune:
+        made.error("--epochs takes the place of what --tune chooses")
     if not args.plan and (args.accumulate > 1 or args.autocast == "float16"):
         made.error("--accumulate and --autocast float16 are for a --plan")
     if not args.plan and args.network != "small":
@@ -140,8 +143,10 @@ def run_all(args: argparse.Namespace, device: str) -> None:
     facts = facts_of(args, source, device)
     say("\n".join(facts))
     began = time.perf_counter()
+    epochs = QUICK if args.quick else args.epochs
+    options: dict[str, Any] = {"seeds": args.seeds, "epochs": epochs}
     if args.tune:
-        swept, chosen = tune(setting, source, names, args.batch, quick=args.quick)
+        swept, chosen = tune(setting, source, names, args.batch, **options)
         say(f"\n{sweep_table(swept, chosen)}")
         if rank() == 0:
             write_choices(args.choices, chosen)
@@ -151,7 +156,7 @@ def run_all(args: argparse.Namespace, device: str) -> None:
         text = f"{plan}\n\n{plan_lines(next(iter(runs.values())))}"
         record: dict[str, Any] = {"plan": json.loads(plan.to_json())}
     else:
-        options = {"seeds": args.seeds, "choices": choices, "quick": args.quick}
+        options |= {"choices": choices}
         runs, used = compare(setting, source, names, args.batch, **options)
         text = table(runs, used)
         record = {"choices": {name: choice._asdict() for name, choice in used.items()}}

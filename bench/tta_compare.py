@@ -18,11 +18,11 @@ from pyphase import Learner, phases_1cycle
 from pyphase.apply.ranks import rank
 from pyphase.errors import PhaseError
 
-__all__ = ["Bench", "compare", "tune"]
+__all__ = ["QUICK", "Bench", "compare", "tune"]
 
-TUNE_SEEDS = (100, 101)  # none of the seeds that are compared
+TUNE_FROM = 100  # the first seed of a sweep: none of those that are compared
 PRETRAIN = Choice(0.1, 4)  # 1cycle on the first half of the classes, not timed
-QUICK = 3  # epochs
+QUICK = 3  # epochs of a run that is too short to mean anything
 
 
 class Bench:
@@ -106,9 +106,12 @@ def compare(
     *,
     seeds: int,
     choices: Mapping[str, Mapping[str, float]],
-    quick: bool,
+    epochs: float | None,
 ) -> tuple[dict[str, list[Run]], dict[str, Choice]]:
-    """Return the runs of each config, seed 0 of all of them first, and what was chosen for each."""
+    """Return the runs of each config, seed 0 of all of them first, and what was chosen for each.
+
+    ``epochs`` takes the place of the choices' own.
+    """
     bench, chosen = Bench(setting, source, batch), {}
     for name in names:
         try:
@@ -117,8 +120,8 @@ def compare(
             raise PhaseError(
                 f"--choices has no rate and length for {name!r}: --tune chooses them"
             ) from None
-        if quick:
-            chosen[name] = chosen[name]._replace(epochs=QUICK)
+        if epochs is not None:
+            chosen[name] = chosen[name]._replace(epochs=epochs)
     runs: dict[str, list[Run]] = {name: [] for name in names}
     for seed in range(seeds):
         for name in names:
@@ -128,7 +131,13 @@ def compare(
 
 
 def tune(
-    setting: Setting, source: Source, names: Sequence[str], batch: int, *, quick: bool
+    setting: Setting,
+    source: Source,
+    names: Sequence[str],
+    batch: int,
+    *,
+    seeds: int,
+    epochs: float | None,
 ) -> tuple[dict[tuple[str, Choice], list[Run]], dict[str, Choice]]:
     """Run each config over its grid; choose by the fewest misses, then by the mean CPU time.
 
@@ -138,9 +147,9 @@ def tune(
     runs: dict[tuple[str, Choice], list[Run]] = {
         (name, choice): [] for name in names for choice in CONFIGS[name].grid
     }
-    for seed in TUNE_SEEDS[:1] if quick else TUNE_SEEDS:
+    for seed in range(TUNE_FROM, TUNE_FROM + seeds):
         for name, choice in runs:
-            given = choice._replace(epochs=QUICK) if quick else choice
+            given = choice if epochs is None else choice._replace(epochs=epochs)
             runs[name, choice].append(bench.run(name, given, seed))
             report(runs[name, choice][-1], choice)
     chosen = {

@@ -262,6 +262,30 @@ def test_a_norm_that_is_not_alone_is_kept():
     assert plan.layers[0].norm == ""
 
 
+@pytest.mark.parametrize("scale", [0.0, float("nan")])
+def test_a_norm_that_makes_the_weight_zero_or_nan(scale):
+    """As the last norm of a residual branch begins, or a layer that died."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+    nn.init.constant_(net[1].weight, scale)
+    for options in ({"ratio": 0.5}, {"energy": 0.5}, {"rank": 2, "calibration": IMAGES}):
+        plan = plan_of(net, fold_batch_norm=True, **options)
+        assert plan.layers[0].reason == "with '1' its weight is zero or not finite"
+
+
+def test_a_norm_with_hooks_is_kept():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+    plan = plan_of(net, ratio=0.5, fold_batch_norm=True)
+    seen = []
+    hook = net[1].register_forward_hook(lambda *_: seen.append(1))
+    with pytest.raises(RuntimeError, match="'0' has changed since the plan was made"):
+        plan.apply()
+    plan = plan_of(net, ratio=0.5, fold_batch_norm=True)
+    hook.remove()
+    assert plan.layers[0].norm == ""
+    plan.apply()
+    assert type(net[1]) is nn.BatchNorm2d
+
+
 def test_state_dict_of_a_factorized_model(model, tmp_path):
     plan = plan_of(model, macs=0.6)
     saved = json.loads(json.dumps(plan.ranks))
@@ -286,7 +310,7 @@ def test_what_is_left_alone():
         "grouped": "grouped (8): `grouped` is False",
         "circular": "pads with 'circular', not with zeros",
         "other": "Subclass may compute something else than Conv2d",
-        "hooked": "has hooks, which would be lost",
+        "hooked": "has hooks or a forward of its own, which would be lost",
         "tied": "shares a parameter with another module",
         "tie": "shares a parameter with another module",
         "zero": "its weight is zero or not finite",
@@ -298,6 +322,54 @@ def test_what_is_left_alone():
     assert plan.ranks["grouped"][1] == 1
     plan.apply()
     assert net.grouped.groups == (8, 8)
+
+
+class Reading(nn.Module):
+    """A model that reads what a pair doesn't have."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.conv, self.name = nn.Conv2d(3, 4, 3), name
+
+    def forward(self, x):
+        if self.name == "bias":
+            return self.conv(x) if self.conv.bias is not None else x
+        if self.name == "functional":
+            return nn.functional.conv2d(x, self.conv.weight)
+        return self.conv(x.to(self.conv.weight.dtype))
+
+
+@pytest.mark.parametrize("name", ["weight", "bias", "functional"])
+def test_a_layer_whose_weights_the_model_reads_is_left_alone(name):
+    net = Reading(name)
+    plan = factorize(net, IMAGES, ratio=0.5)
+    read = "bias" if name == "bias" else "weight"
+    assert plan.layers[0].reason == f"its {read} is read outside of it"
+    plan.apply()
+    net(IMAGES)
+    assert type(net.conv) is nn.Conv2d
+
+
+def test_a_named_layer_that_is_left_alone_is_an_error():
+    net = Reading("functional")
+    for options, reason in (
+        ({}, "its weight is read outside of it"),
+        ({"ignore": ["conv"]}, "ignored"),
+    ):
+        with pytest.raises(ValueError, match=rf"`rank`: 'conv' is no convolution .* \({reason}\)"):
+            plan_of(net, rank={"conv": 2}, **options)
+
+
+def test_a_layer_with_a_forward_of_its_own_is_left_alone():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    forward = net[0].forward
+    net[0].forward = lambda x: 2 * forward(x)
+    reason = "has hooks or a forward of its own, which would be lost"
+    assert plan_of(net, ratio=0.5).layers[0].reason == reason
+
+
+def test_the_models_own_name_ignores_all(model):
+    assert {layer.reason for layer in plan_of(model, ratio=0.5, ignore=[""]).layers} == {"ignored"}
 
 
 def test_a_module_with_two_names_and_two_calls():
@@ -379,6 +451,7 @@ def test_numpys_whole_numbers_are_plain_ones_in_a_plan(model):
     again = plan_of(model, rank={n: (o, np.int64(r)) for n, (o, r) in plan.ranks.items()})
     assert json.loads(json.dumps(again.ranks)) == {n: [o, 2] for n, (o, _) in plan.ranks.items()}
     assert {type(count) for count in (*again.macs, *again.params)} == {int}
+    assert plan_of(model, ratio=np.float32(0.5)).ranks == plan_of(model, ratio=0.5).ranks
 
 
 @pytest.mark.parametrize(
@@ -402,8 +475,10 @@ def test_empty_inputs(model):
         plan_of(model, macs=0.5, calibration=[])
 
 
-def test_a_slim_model_trains(model):
-    plan_of(model, macs=0.5).apply()
+@pytest.mark.parametrize("planned", [torch.enable_grad, torch.inference_mode])
+def test_a_slim_model_trains(model, planned):
+    with planned():
+        plan_of(model, macs=0.5).apply()
     optimizer = torch.optim.SGD(model.train().parameters(), lr=0.05)
     losses = []
     for _ in range(5):
@@ -427,6 +502,7 @@ def test_a_slim_model_trains(model):
         ({"rank": {"conv1": ("row", 2)}}, ValueError, r"`rank\['conv1'\]` .* no order 'row'"),
         ({"ratio": 1.0}, ValueError, r"`ratio` \(=1.0\) must be in \(0, 1\)"),
         ({"energy": "most"}, TypeError, "`energy` must be a number, got 'most'"),
+        ({"macs": float("nan")}, ValueError, r"`macs` \(=nan\) must be finite"),
         ({"max_drop": 0.1}, ValueError, "`max_drop` needs `evaluate`"),
         ({"max_drop": -1, "evaluate": len}, ValueError, r"`max_drop` \(=-1\) must be >= 0"),
         ({"rank": 2, "evaluate": 3}, TypeError, "`evaluate` must be a function of the model"),
@@ -447,6 +523,9 @@ def test_wrong_models():
         factorize(3, IMAGES, rank=1)
     with pytest.raises(ValueError, match="`model` is itself a Conv2d: use FactorizedConv2d"):
         factorize(nn.Conv2d(3, 3, 3), IMAGES, rank=1)
+    lazy = nn.Sequential(nn.Conv2d(3, 3, 3), nn.LazyConv2d(3, 3))
+    with pytest.raises(ValueError, match="`model` has lazy parameters without a shape: call it"):
+        factorize(lazy, IMAGES, rank=1)
 
 
 def test_measuring_draws_nothing_from_the_users_generator(model):

@@ -224,6 +224,11 @@ def test_from_dense_depthwise_stays_depthwise():
     assert torch.equal(layer.bias2, conv2d.bias)
 
 
+def with_nan(conv2d):
+    nn.init.constant_(conv2d.weight[0], float("nan"))
+    return conv2d
+
+
 @pytest.mark.parametrize(
     ("conv2d", "rank", "error", "message"),
     [
@@ -235,6 +240,8 @@ def test_from_dense_depthwise_stays_depthwise():
         ),
         (nn.LazyConv2d(2, 3), 1, TypeError, "initialized"),
         (nn.Conv2d(2, 2, 3, padding_mode="circular"), 1, ValueError, "padding_mode='circular'"),
+        (nn.Conv2d(2, 2, 3, device="meta"), 1, ValueError, "finite numbers, but it is on meta"),
+        (with_nan(nn.Conv2d(2, 2, 3)), 1, ValueError, "finite numbers, but it is not finite"),
         (nn.Conv2d(2, 2, 3), 0, ValueError, r"`rank` \(=0\) must be in 1 ... 6"),
         (nn.Conv2d(2, 2, 3), 1.0, TypeError, "`rank` must be a whole number, got 1.0"),
     ],

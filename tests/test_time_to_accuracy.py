@@ -107,7 +107,8 @@ def test_sweep_writes_the_choice_that_costs_least(bench, cifar, tmp_path, capsys
     path = tmp_path / "choices.json"
     path.write_text('{"other": {"lr": 1.0, "epochs": 2.0}}')
     arguments = ["--tune", "--quick", "--data", str(cifar), "--choices", str(path)]
-    bench.main([*arguments, "--target", "0.001", "--only", "constant", "--batch", "30"])
+    options = ["--target", "0.001", "--only", "constant", "--batch", "30"]
+    bench.main([*arguments, *options, "--seeds", "2"])
     found = json.loads(path.read_text())
     grid = [choice._asdict() for choice in bench.CONFIGS["constant rate"].grid]
     assert found["other"] == {"lr": 1.0, "epochs": 2.0}
@@ -116,7 +117,27 @@ def test_sweep_writes_the_choice_that_costs_least(bench, cifar, tmp_path, capsys
     assert found["constant rate"] in grid
     out = capsys.readouterr().out
     assert out.count("chosen") == 1
-    assert out.count("1/1") + out.count("0/1") == len(grid)
+    assert sum(out.count(f" {reached}/2 ") for reached in range(3)) == len(grid)
+
+
+def test_planned_epochs_in_place_of_the_choices(bench, cifar, tmp_path):
+    record = tmp_path / "out.json"
+    arguments = [
+        "--only",
+        "step",
+        "--epochs",
+        "2",
+        "--seeds",
+        "1",
+        "--target",
+        "1",
+        "--batch",
+        "10",
+    ]
+    bench.main([*arguments, "--data", str(cifar), "--json", str(record)])
+    found = json.loads(record.read_text())
+    assert found["choices"]["step decay"]["epochs"] == 2
+    assert found["runs"][0]["rows"][-1]["images"] == 2 * 60
 
 
 def test_quartiles_with_runs_that_do_not_reach(bench):
@@ -324,6 +345,10 @@ def test_resnet50_has_the_published_size(bench):
         (["--data", "nowhere"], r"--data \(=nowhere\) is not a folder"),
         (["--target", "0"], r"--target \(=0\) must be in"),
         (["--seeds", "0"], r"--seeds \(=0\) must be >= 1"),
+        (["--epochs", "0.5"], r"--epochs \(=0.5\) must be >= 1"),
+        (["--epochs", "nan"], r"--epochs \(=nan\) must be >= 1"),
+        (["--epochs", "7", "--tune"], "--epochs takes the place of what --tune chooses"),
+        (["--plan", "cifar10", "--epochs", "7"], "--plan runs one plan"),
         (["--threads", "0"], r"--threads \(=0\) must be >= 1"),
         (["--json", "nowhere/x.json"], r"--json \(=nowhere/x.json\): there is no folder nowhere"),
         (["--seeds", "-1"], r"--seeds \(=-1\) must be >= 1"),

@@ -35,7 +35,8 @@ class Swap:
         """Return whether the tensors have changed since, or something would now be lost."""
         trains = self.norm is not None and self.norm.training
         changed = _versions(self.site.conv, self.norm) != self.versions
-        return changed or trains or has_hooks(self.site.conv)
+        modules = filter(None, (self.site.conv, self.norm))
+        return changed or trains or any(has_hooks(module) for module in modules)
 
     def follow(self) -> None:
         """Let the pair train what the convolution trains now."""

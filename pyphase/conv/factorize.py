@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from pyphase.conv.clock import time_layers, time_models
 from pyphase.conv.decompose import Decomposition
@@ -26,7 +27,7 @@ from pyphase.conv.rules import (
     with_pairs,
 )
 from pyphase.conv.sites import Site, find_sites
-from pyphase.errors import check_flags, shown
+from pyphase.errors import check_flags, check_number, shown
 
 __all__ = ["factorize"]
 
@@ -116,6 +117,8 @@ def factorize(
     check_flags(grouped=grouped, fold_batch_norm=fold_batch_norm, measure=measure)
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {shown(model)}")
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError("`model` has lazy parameters without a shape: call it once before")
     if order is not None and order not in ORDERS:
         raise ValueError(f"`order` (={shown(order)}) must be None or one of {ORDERS}")
     multiple = whole("multiple", multiple)
@@ -145,7 +148,7 @@ def factorize(
             layer.site.reason = layer.no_gain()
     gaining = [layer for layer in layers if not layer.site.reason]
     if explicit is not None:
-        _take(gaining, explicit)
+        _take(sites, gaining, explicit)
     elif rule in ("rank", "ratio", "energy"):
         choose: Any = {"rank": by_rank, "ratio": by_ratio, "energy": by_energy}[rule]
         for layer in gaining:
@@ -180,16 +183,15 @@ def _check_rule(rules: dict[str, Any], evaluate: Any) -> tuple[str, Any]:
         if rank < 1:
             raise ValueError(f"`rank` (={rank}) must be >= 1")
         return name, rank
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"`{name}` must be a number, got {shown(value)}")
+    number = check_number(name, value)
     if name == "max_drop":
         if evaluate is None:
             raise ValueError("`max_drop` needs `evaluate`")
-        if not value >= 0:
-            raise ValueError(f"`max_drop` (={value}) must be >= 0")
-    elif not 0 < value < 1:
-        raise ValueError(f"`{name}` (={value}) must be in (0, 1)")
-    return name, value
+        if number < 0:
+            raise ValueError(f"`max_drop` (={shown(value)}) must be >= 0")
+    elif not 0 < number < 1:
+        raise ValueError(f"`{name}` (={shown(value)}) must be in (0, 1)")
+    return name, number
 
 
 def _explicit(
@@ -199,9 +201,8 @@ def _explicit(
     found: dict[str, tuple[str | None, int]] = {}
     named = {name: site for site in sites for name in site.names}
     for name, value in ranks.items():
-        if name not in named or named[name].reason:
-            why = f" ({named[name].reason})" if name in named else ""
-            raise ValueError(f"`rank`: {shown(name)} is no convolution to factorize{why}")
+        if name not in named:
+            raise ValueError(f"`rank`: {shown(name)} is no convolution to factorize")
         own, rank = value if isinstance(value, tuple | list) and len(value) == 2 else (None, value)
         if own is not None and own not in ORDERS:
             raise ValueError(f"`rank[{name!r}]` (={shown(value)}): no order {shown(own)}")
@@ -215,7 +216,14 @@ def _explicit(
     return found
 
 
-def _take(layers: Sequence[Layer], ranks: dict[str, tuple[str | None, int]]) -> None:
+def _take(
+    sites: Sequence[Site], layers: Sequence[Layer], ranks: dict[str, tuple[str | None, int]]
+) -> None:
+    for site in sites:
+        if site.name in ranks and site.reason:
+            raise ValueError(
+                f"`rank`: {site.name!r} is no convolution to factorize ({site.reason})"
+            )
     for layer in layers:
         own, rank = ranks[layer.site.name]
         full = {o: fit.full_rank for o, fit in layer.fits.items() if own in (None, o)}

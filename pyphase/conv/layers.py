@@ -250,7 +250,8 @@ class FactorizedConv2d(nn.Module):
 
         Raises:
             TypeError: ``conv`` is not a ``torch.nn.Conv2d``, or ``rank`` not an int.
-            ValueError: ``rank`` is out of its range, or ``conv`` pads with something else.
+            ValueError: ``rank`` is out of its range; ``conv`` pads with something else, or its
+                weight is not finite, or a meta tensor without numbers.
 
         Example:
             >>> conv = torch.nn.Conv2d(8, 16, 3, padding=1)
@@ -265,6 +266,9 @@ class FactorizedConv2d(nn.Module):
             raise TypeError(f"`conv` must be an initialized torch.nn.Conv2d, got {shown(conv)}")
         if conv.padding_mode != "zeros":
             raise ValueError(f"`conv` must pad with zeros, got padding_mode={conv.padding_mode!r}")
+        if conv.weight.is_meta or not conv.weight.isfinite().all():
+            where = "on meta" if conv.weight.is_meta else "not finite"
+            raise ValueError(f"`conv` must have a weight of finite numbers, but it is {where}")
         groups, rank = conv.groups, whole("rank", rank)
         full = full_rank(conv.weight, groups, order == "row_col")
         if not 1 <= rank <= full:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pyphase.conv.backend import backend
 from pyphase.conv.check import is_channels_last
 from pyphase.conv.options import pair_of, same_padding
-from pyphase.conv.sites import Call, Site
+from pyphase.conv.sites import Call, Site, has_hooks, has_numbers
 
 __all__ = ["call_model", "collect_moments", "fold_norms", "probe"]
 
@@ -42,6 +42,8 @@ def probe(model: nn.Module, sites: Sequence[Site], inputs: Any) -> tuple[int, di
     watch = _Watch()
     for site in sites:
         conv = model.get_submodule(site.name)
+        if not site.reason:
+            conv.__class__, conv.site = _Watched, site  # type: ignore[assignment]
         conv.register_forward_hook(functools.partial(_record, site), with_kwargs=True)
         conv.register_forward_hook(functools.partial(watch.made, site.name))
     for name, module in model.named_modules():
@@ -69,6 +71,24 @@ def _record(
         shape, strides = (1, *shape), (input.numel(), *strides)
     last = is_channels_last(shape, strides)
     site.calls.append(Call(shape, last, input.dtype, input.device, *output.shape[-2:]))
+
+
+class _Watched(nn.Conv2d):
+    """A convolution that leaves its site alone if others read its weight: a pair has none."""
+
+    site: Site
+    is_running = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        self.is_running = True
+        output = super().forward(input)
+        self.is_running = False
+        return output
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("weight", "bias") and not self.is_running:
+            self.site.reason = self.site.reason or f"its {name} is read outside of it"
+        return super().__getattr__(name)
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -127,6 +147,8 @@ def fold_norms(model: nn.Module, sites: Sequence[Site], norms: dict[str, str]) -
         norm = model.get_submodule(norms[site.name]) if site.name in norms else None
         if site.reason or type(norm) is not nn.BatchNorm2d or norm.running_mean is None:
             continue
+        if has_hooks(norm):
+            continue  # they would be lost
         if norm.training:
             raise ValueError(
                 f"`fold_batch_norm` is for inference, but {norms[site.name]!r} is in training "
@@ -135,6 +157,8 @@ def fold_norms(model: nn.Module, sites: Sequence[Site], norms: dict[str, str]) -
         evaluated = copy.deepcopy(site.conv).eval()  # torch's function asks for eval mode
         site.dense = fuse_conv_bn_eval(evaluated, norm).train(site.conv.training)
         site.norm = names[id(norm)]
+        if not has_numbers(site.dense.weight):
+            site.reason = f"with {site.norm[0]!r} its weight is zero or not finite"
 
 
 @torch.no_grad()

@@ -75,8 +75,8 @@ class Layer:
         key = choice.order, choice.rank
         if key not in self.pairs:
             first, second, error = self.fits[choice.order].pair(choice.rank)
-            layer = pair_like(self.site.dense, choice.rank, choice.order)
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():  # so that it can train later
+                layer = pair_like(self.site.dense, choice.rank, choice.order)
                 layer.weight1.copy_(first)
                 layer.weight2.copy_(second)
             self.pairs[key] = layer, error

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyphase.errors import shown
 
-__all__ = ["Call", "Site", "find_sites", "has_hooks"]
+__all__ = ["Call", "Site", "find_sites", "has_hooks", "has_numbers"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -82,7 +82,9 @@ def find_sites(model: nn.Module, ignore: Collection[str], grouped: bool) -> list
         raise ValueError("`model` is itself a Conv2d: use FactorizedConv2d.from_dense(model, rank)")
     for site in found.values():
         is_shared = any(len(owners[id(p)]) > 1 for p in site.conv.parameters(recurse=False))
-        if any(own == name or own.startswith(f"{name}.") for own in site.names for name in ignore):
+        if any(
+            name in ("", own) or own.startswith(f"{name}.") for own in site.names for name in ignore
+        ):
             site.reason = "ignored"
         else:
             site.reason = _reason(site.conv, grouped, is_shared)
@@ -102,16 +104,19 @@ def _reason(conv: nn.Conv2d, grouped: bool, is_shared: bool) -> str:
     if conv.padding_mode != "zeros":
         return f"pads with {conv.padding_mode!r}, not with zeros"
     if has_hooks(conv):
-        return "has hooks, which would be lost"
+        return "has hooks or a forward of its own, which would be lost"
     if is_shared:
         return "shares a parameter with another module"
     if conv.weight.is_meta or not conv.weight.is_floating_point():
         return f"its weight is {conv.weight.dtype} on {conv.weight.device}"
-    if not conv.weight.isfinite().all() or not conv.weight.any():
-        return "its weight is zero or not finite"
-    return ""
+    return "" if has_numbers(conv.weight) else "its weight is zero or not finite"
+
+
+def has_numbers(weight: Tensor) -> bool:
+    """Return whether a weight has a shape to be near to: finite, and not all zeros."""
+    return bool(weight.isfinite().all() and weight.any())
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Return whether anything looks on when the module itself is called."""
-    return any(getattr(module, name) for name in _HOOKS)
+    """Return whether anything looks on, or steps in, when the module itself is called."""
+    return any(getattr(module, name) for name in _HOOKS) or "forward" in vars(module)
