@@ -315,30 +315,38 @@ Launch general_launch(const Strips &strips, const Device &device) {
   const int channels = to_int(pair.channels[0]), taps = all_taps(strips);
   const int most = std::min(device.shared_per_block, device.shared_per_sm / 2 - 1024);
   const int out_height = to_int(pair.out_height), out_width = to_int(pair.out_width);
-  int height = out_height, width = out_width;
-  int planes = pair.channels_last ? std::min(channels, kLanePlanes) : 1;
   const auto shared = [&](int p, int h, int w) {
     const Extents extents(strips, h, w);
     const std::int64_t pixels = static_cast<std::int64_t>(extents.x_height) * extents.x_width +
                                 extents.mid_size + static_cast<std::int64_t>(h) * w;
     return 4 * p * (pixels + taps);
   };
+  // Fewer channels have larger tiles, but read parts of a sector of 32 bytes.
+  int planes = 0, height = 0, width = 0;
+  double least = std::numeric_limits<double>::max();
+  for (int p = pair.channels_last ? std::min(channels, kLanePlanes) : 1; p > 0; p /= 2) {
+    int h = std::min(out_height, kMostTile), w = std::min(out_width, kMostTile);
+    while (shared(p, h, w) > most && h * w > 1) {
+      halve(h, w);
+    }
+    const Extents extents(strips, h, w);
+    const double sectors = pair.channels_last ? std::max(1.0, 32 / (p * itemsize(pair))) : 1;
+    const double cost = sectors * extents.x_height * extents.x_width / (static_cast<double>(h) * w);
+    if (shared(p, h, w) <= most && cost < least) {
+      least = cost;
+      planes = p;
+      height = h;
+      width = w;
+    }
+  }
+  Launch launch;
+  if (planes == 0) {
+    return launch;
+  }
   const auto blocks = [&](int p) {
     return pair.batch * divide_up(channels, p) * divide_up(out_height, height) *
            divide_up(out_width, width);
   };
-  height = std::min(height, kMostTile);
-  width = std::min(width, kMostTile);
-  while (shared(planes, height, width) > most && height * width > 1) {
-    halve(height, width);
-  }
-  while (shared(planes, height, width) > most && planes > 1) {
-    planes = divide_up(planes, 2);
-  }
-  Launch launch;
-  if (shared(planes, height, width) > most) {
-    return launch;
-  }
   while (!pair.channels_last && 2 * planes <= channels && planes * height * width < 1024 &&
          shared(2 * planes, height, width) <= most && blocks(2 * planes) >= device.sms) {
     planes *= 2;
