@@ -195,24 +195,55 @@ def test_some_gradients_alone(gpu):
             assert torch.equal(grad, whole[i])
 
 
-def test_misaligned_and_strided_inputs(gpu):
-    problem, tensors = small(gpu)
-    x = tensors[0]
-    with conv.backend("native"):
-        expected = conv.factorized_conv2d(*tensors, **problem.options)
-        memory = torch.empty(x.numel() + 1, dtype=x.dtype, device=gpu)
-        odd = memory[1:].view(x.shape).copy_(x)
-        assert odd.data_ptr() % 16
-        turned = x.transpose(2, 3).contiguous().transpose(2, 3)
-        for other in (odd, turned):
-            got = conv.factorized_conv2d(other, *tensors[1:], **problem.options)
-            assert torch.equal(got, expected)
+def misaligned(tensor):
+    """Return a copy whose address is that of an element, but of no vector."""
+    memory = torch.empty(tensor.numel() + 1, dtype=tensor.dtype, device=tensor.device)
+    copy = memory[1:].view(tensor.shape).copy_(tensor.detach())
+    assert copy.data_ptr() % 16
+    return copy.requires_grad_(tensor.requires_grad)
 
 
-def test_empty_batch(gpu):
-    problem, (x, *rest) = small(gpu)
+def strided(tensor):
+    """Return a copy with gaps between its elements."""
+    memory = torch.empty(*tensor.shape, 2, dtype=tensor.dtype, device=tensor.device)
+    return memory[..., 0].copy_(tensor.detach()).requires_grad_(tensor.requires_grad)
+
+
+@pytest.mark.parametrize("name", ["depthwise, k 7", "dense, low rank"])
+def test_misaligned_and_strided_tensors(gpu, name):
+    problem = MORE[name]
+    tensors = put(reference.tensors(problem, torch.float16, grad=True), gpu)
     with conv.backend("native"):
-        assert conv.factorized_conv2d(x[:0], *rest, **problem.options).shape[0] == 0
+        expected = both_ways(pair_function(problem), tensors)
+        grad = torch.ones_like(expected[0])
+        for other in (misaligned, strided):
+            changed = [other(tensor) for tensor in tensors]
+            found = both_ways(pair_function(problem), changed, other(grad))
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        found = both_ways(pair_function(problem), tensors, grad[:1, :1, :1, :1].expand_as(grad))
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", ["depthwise, k 7", "dense, low rank"])
+def test_empty_batch(gpu, name):
+    problem = MORE[name]
+    x, *rest = put(reference.tensors(problem, torch.float16, grad=True), gpu)
+    with conv.backend("native"):
+        output, *grads = both_ways(pair_function(problem), [x[:0], *rest])
+    assert output.shape[0] == 0
+    assert [grad.shape for grad in grads] == [x[:0].shape, *(t.shape for t in rest)]
+    assert not any(grad.any() for grad in grads)
+
+
+@pytest.mark.parametrize("shape", [(66000, 1, 1, 2), (1, 66000, 2, 1)])
+def test_more_than_a_grid_has_in_y(gpu, shape):
+    problem = Problem((shape[1],) * 3, shape[2:], (3, 3), batch=shape[0], groups=shape[1:2] * 2)
+    tensors = put(reference.tensors(problem, torch.float32), gpu)
+    exact = pair_function(problem)(*doubles(tensors)).detach()
+    with conv.backend("torch"):
+        torchs = pair_function(problem)(*tensors)
+    with conv.backend("native"):
+        hold([pair_function(problem)(*tensors)], [torchs], [exact], torch.float32)
 
 
 def test_side_stream(gpu):

@@ -53,6 +53,15 @@ class Sum(NamedTuple):
     residual: bool = False
 
     @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        one = self.pairs[0]
+        top, bottom, left, right = one.sides
+        spans = [(k - 1) * d + 1 for k, d in zip(one.kernel, one.dilation, strict=True)]
+        height = (one.size[0] + top + bottom - spans[0]) // one.stride[0] + 1
+        width = (one.size[1] + left + right - spans[1]) // one.stride[1] + 1
+        return one.batch, one.channels[0], height, width
+
+    @property
     def numbers(self) -> ctypes.Array[ctypes.c_int64]:
         """The problem as depthwise_entry.cpp reads it."""
         one = self.pairs[0]
@@ -118,7 +127,7 @@ def run(
     size = plan(problem, backward, device).workspace if backward else 0
     workspace = Array("workspace", np.full(size // 4, np.nan, np.float32), WORKSPACE)
     if grad is None:
-        tensors += [Array("y", _blank(_output_shape(problem), problem), OUTPUT)]
+        tensors += [Array("y", _blank(problem.output_shape, problem), OUTPUT)]
         tensors += [workspace, Array("none", np.zeros(0, np.float32))]
     else:
         tensors += [Array("grad y", _lay(grad, problem)), workspace]
@@ -141,7 +150,7 @@ def run(
 
     run_on_fibers(library, tensors, start)
     if grad is None:
-        return [_take(tensors[1].array, _output_shape(problem), problem)]
+        return [_take(tensors[1].array, problem.output_shape, problem)]
     found = [_take(tensors[3].array, tuple(x.shape), problem)]
     for array, weight in zip(tensors[4 + len(weights) :], weights, strict=True):
         if weight is not None:
@@ -151,15 +160,6 @@ def run(
 
 def _numbers(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
     return (ctypes.c_int64 * len(values))(*values)
-
-
-def _output_shape(problem: Sum) -> tuple[int, int, int, int]:
-    one = problem.pairs[0]
-    top, bottom, left, right = one.sides
-    spans = [(k - 1) * d + 1 for k, d in zip(one.kernel, one.dilation, strict=True)]
-    height = (one.size[0] + top + bottom - spans[0]) // one.stride[0] + 1
-    width = (one.size[1] + left + right - spans[1]) // one.stride[1] + 1
-    return one.batch, one.channels[0], height, width
 
 
 def _flat(tensor: Tensor) -> np.ndarray:

@@ -3,23 +3,27 @@
 Freedom from races, uninitialised reads, accesses out of bounds, divergence and missing waits is
 shown for these shapes and launches; every output is written exactly once. The PTX is executed
 functionally on a CPU interpreter; it has never run on a GPU. Tensor cores sum in another order than
-either machine, so that tolerances are held, never bits.
+either machine, so that tolerances are held, never bits. The cases reach every kernel of the PTX,
+in every dtype and layout; float32 by multiply-adds and as TF32.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from functools import partial
 
-import conv_reference as reference
 import pytest
 import torch
 from conv_errors import pair_bound
 from conv_reference import Problem
 
 from emulation import build, dense
-from emulation.machine import Fault, mutate, turns
+from emulation.machine import Fault, Launches, mutate, turns
 from emulation.ptx.launch import PtxLibrary
+from emulation.ptx.parse import parse
+from emulation.test_dense_numerics import LAYOUTS, PASSES, draw, hold_tf32
+from emulation.test_depthwise_checks import case_id
 
 pytestmark = pytest.mark.emulation
 BFLOAT16 = build.KERNELS / "dense_bfloat16.cu"
@@ -30,18 +34,31 @@ CASES = {
         (8, 20, 8), (9, 6), (5, 3), row_first=False, batch=1, activation="silu"
     ),
     "strides": Problem((8, 8, 8), (9, 10), (3, 3), stride=(2, 2), padding=(1, 1), batch=1),
+    "more channels than a pass": Problem(
+        (20, 40, 72), (5, 6), (3, 3), batch=1, activation="gelu", biases=(True, False)
+    ),
 }
-LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "NHWC"])
-PASSES = pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+# What products are made of.
+MATHS = {
+    "float32": (torch.float32, False),
+    "TF32": (torch.float32, True),
+    "bfloat16": (torch.bfloat16, False),
+    "float16": (torch.float16, False),
+}
+# Each reaches every kernel, its warps with 32 and with 64 columns.
+ENOUGH = ("ragged", "more channels than a pass")
+TARGETS = [(80, name) for name in CASES]
+TARGETS += [(target, name) for target in build.ARCHITECTURES[1:] for name in ENOUGH]
+EACH_MATH = pytest.mark.parametrize("math", MATHS)
 
 
-def hold(library, problem, dtype, channels_last, backward):
-    """Run a pass and hold its results against float64."""
-    tensors = reference.tensors(problem, dtype, channels_last)
-    output = reference.torch_pair(problem, *tensors)
-    grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(5)).to(dtype)
-    if channels_last:
-        grad = grad.contiguous(memory_format=torch.channels_last)
+def hold(library, name, math, channels_last, backward):
+    """Run a pass of a case and hold its results against float64."""
+    problem, (dtype, tf32) = CASES[name], MATHS[math]
+    tensors, grad = draw(problem, dtype, channels_last)
+    if tf32:  # whose bound knows of no activation
+        hold_tf32(library, problem._replace(activation="none"), tensors, grad, backward)
+        return
     exact = pair_bound(problem, tensors, grad)
     found = dense.run(library, problem, tensors, grad, backward=backward)
     exact.of(range(1, len(exact.exact)) if backward else [0]).hold(found, problem)
@@ -54,20 +71,20 @@ def checked_library():
 
 @PASSES
 @LAYOUTS
-@pytest.mark.parametrize("dtype", dense.DTYPES, ids=str)
+@EACH_MATH
 @pytest.mark.parametrize("name", CASES)
-def test_host_code_passes_all_checks(checked, name, dtype, channels_last, backward):
-    hold(checked, CASES[name], dtype, channels_last, backward)
+def test_host_code_passes_all_checks(checked, name, math, channels_last, backward):
+    hold(checked, name, math, channels_last, backward)
 
 
 @pytest.mark.parametrize("order", ["backward", "shuffled"])
 @PASSES
 def test_the_order_of_threads_changes_nothing(checked, backward, order):
     turns(checked, order, seed=11)
-    hold(checked, CASES["ragged"], torch.bfloat16, True, backward)
+    hold(checked, "ragged", "bfloat16", True, backward)
 
 
-@pytest.fixture(scope="module", name="interpreted", params=build.ARCHITECTURES, ids="sm_{}".format)
+@pytest.fixture(scope="module", name="interpreted")
 def interpreted_library(request):
     texts = [partial(build.ptx_text, unit, request.param) for unit in dense.UNITS]
     build.ahead(*texts)
@@ -76,10 +93,24 @@ def interpreted_library(request):
 
 @PASSES
 @LAYOUTS
-@pytest.mark.parametrize("dtype", dense.DTYPES, ids=str)
-@pytest.mark.parametrize("name", CASES)
-def test_ptx_passes_all_checks(interpreted, name, dtype, channels_last, backward):
-    hold(interpreted, CASES[name], dtype, channels_last, backward)
+@EACH_MATH
+@pytest.mark.parametrize(("interpreted", "name"), TARGETS, indirect=["interpreted"], ids=case_id)
+def test_ptx_passes_all_checks(interpreted, name, math, channels_last, backward):
+    hold(interpreted, name, math, channels_last, backward)
+
+
+@pytest.mark.parametrize("unit", dense.UNITS, ids=lambda path: path.stem)
+def test_the_cases_reach_every_kernel(unit):
+    """So the tests above run each kernel, in each layout, as host code and as each target's PTX."""
+    launches = Launches(dense.library())
+    problem = CASES[ENOUGH[0]]
+    for channels_last, backward in itertools.product((False, True), (False, True)):
+        for dtype, tf32 in MATHS.values():
+            if dense.UNITS[dense.DTYPES.index(dtype)] == unit:
+                tensors, grad = draw(problem, dtype, channels_last)
+                dense.run(launches, problem, tensors, grad, backward=backward, tf32=tf32)
+    for target in build.ARCHITECTURES:
+        assert set(parse(build.ptx_text(unit, target))) == launches.names, target
 
 
 MUTANTS = {
@@ -96,9 +127,9 @@ MUTANTS = {
 
 def found_by_some_case(library, backward: bool = False) -> bool:
     """Whether a pass of one of the cases shows a fault."""
-    for problem in CASES.values():
+    for name in CASES:
         try:
-            hold(library, problem, torch.bfloat16, True, backward)
+            hold(library, name, "bfloat16", True, backward)
         except (Fault, AssertionError):
             return True
     return False

@@ -2,11 +2,13 @@
 
 Freedom from races, uninitialised reads, accesses out of bounds, divergence and missing waits is
 shown for these shapes and launches; every output is written exactly once. The PTX is executed
-functionally on a CPU interpreter; it has never run on a GPU.
+functionally on a CPU interpreter; it has never run on a GPU. The cases reach every kernel of the
+PTX, in every dtype and layout.
 """
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 
 import conv_reference as reference
@@ -17,8 +19,11 @@ from conv_reference import Problem
 
 from emulation import build
 from emulation.depthwise import DTYPES, SOURCES, UNITS, Sum, plan, run
-from emulation.machine import Fault, mutate, turns
+from emulation.machine import Fault, Launches, mutate, turns
 from emulation.ptx.launch import PtxLibrary
+from emulation.ptx.parse import parse
+from emulation.test_strips import SEGNEXT, Strips
+from emulation.test_strips import hold as hold_sum
 
 pytestmark = pytest.mark.emulation
 
@@ -35,13 +40,36 @@ CASES = {
     "march, column first": depthwise(4, (14, 12), (11, 5), row_first=False),
     "general, strides": depthwise(5, (11, 14), (5, 7), stride=(2, 3), padding=(1, 3)),
     "general, column first": depthwise(3, (9, 38), (3, 33), row_first=False, activation="silu"),
+    "march, sum": Strips(SEGNEXT, 3, (5, 9), 1),
+    "general, sum": Strips(((3, 3), (5, 1), (9, 7), (3, 5)), 2, (6, 7), 1, row_first=False),
+}
+# The other sizes that depthwise_march is compiled for, without and with an activation.
+FORWARD = {
+    f"march, {k}, {activation}": depthwise(3, (4, 10), (k, k), activation=activation)
+    for activation, sizes in (("none", (5, 19, 21)), ("relu", (3, 5, 7, 11, 19)))
+    for k in sizes
 }
 LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "NHWC"])
 PASSES = pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+EACH = [(name, backward) for name in CASES for backward in (False, True)]
+EACH += [(name, False) for name in FORWARD]
+ENOUGH = [case for case in EACH if not case[1] or case[0] == "general, strides"]  # each kernel
+TARGETS = [(80, *case) for case in EACH]
+TARGETS += [(target, *case) for target in build.ARCHITECTURES[1:] for case in ENOUGH]
 
 
-def hold(library, problem, dtype, channels_last, backward):
-    """Run a pass and hold its results against float64."""
+def case_id(value) -> str:
+    if isinstance(value, bool):
+        return "backward" if value else "forward"
+    return f"sm_{value}" if isinstance(value, int) else value
+
+
+def hold(library, name, dtype, channels_last, backward):
+    """Run a pass of a case and hold its results against float64."""
+    problem = (CASES | FORWARD)[name]
+    if isinstance(problem, Strips):
+        hold_sum(problem, dtype, channels_last, backward, library=library)
+        return
     x, *weights = reference.tensors(problem, dtype)
     output = reference.torch_pair(problem, x, *weights)
     grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(5)).to(dtype)
@@ -56,12 +84,11 @@ def checked_library():
     return build.host_library(SOURCES, checked=True)
 
 
-@PASSES
+@pytest.mark.parametrize(("name", "backward"), EACH, ids=case_id)
 @LAYOUTS
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", CASES)
 def test_host_code_passes_all_checks(checked, name, dtype, channels_last, backward):
-    hold(checked, CASES[name], dtype, channels_last, backward)
+    hold(checked, name, dtype, channels_last, backward)
 
 
 @pytest.mark.parametrize("order", ["backward", "shuffled"])
@@ -69,22 +96,23 @@ def test_host_code_passes_all_checks(checked, name, dtype, channels_last, backwa
 @pytest.mark.parametrize("name", ["march, planes", "general, strides"])
 def test_the_order_of_threads_changes_nothing(checked, name, backward, order):
     turns(checked, order, seed=11)
-    hold(checked, CASES[name], torch.bfloat16, False, backward)
+    hold(checked, name, torch.bfloat16, False, backward)
 
 
-@pytest.fixture(scope="module", name="interpreted", params=build.ARCHITECTURES, ids="sm_{}".format)
+@pytest.fixture(scope="module", name="interpreted")
 def interpreted_library(request):
     texts = [partial(build.ptx_text, unit, request.param) for unit in UNITS]
     build.ahead(*texts)
     return PtxLibrary(build.host_library(SOURCES), [text() for text in texts])
 
 
-@PASSES
+@pytest.mark.parametrize(
+    ("interpreted", "name", "backward"), TARGETS, indirect=["interpreted"], ids=case_id
+)
 @LAYOUTS
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", CASES)
 def test_ptx_passes_all_checks(interpreted, name, dtype, channels_last, backward):
-    hold(interpreted, CASES[name], dtype, channels_last, backward)
+    hold(interpreted, name, dtype, channels_last, backward)
 
 
 # A fault that is compiled into a kernel, the pass and the problem that show it.
@@ -104,10 +132,10 @@ MUTANTS = {
 def test_fault_in_a_kernel_is_found_on_the_host(number):
     _, backward, name = MUTANTS[number]
     library = build.host_library(SOURCES, checked=True, mutable=UNITS[0])
-    hold(library, CASES[name], torch.float32, False, backward)
+    hold(library, name, torch.float32, False, backward)
     mutate(library, number)
     with pytest.raises((Fault, AssertionError)):
-        hold(library, CASES[name], torch.float32, False, backward)
+        hold(library, name, torch.float32, False, backward)
 
 
 @pytest.mark.parametrize("number", MUTANTS)
@@ -117,11 +145,33 @@ def test_fault_in_a_kernel_is_found_in_ptx(number):
         PtxLibrary(build.host_library(SOURCES), [build.mutant_text(UNITS[0], 90, n)])
         for n in (0, number)
     )
-    hold(good, CASES[name], torch.float32, False, backward)
+    hold(good, name, torch.float32, False, backward)
     with pytest.raises((Fault, AssertionError)):
-        hold(faulty, CASES[name], torch.float32, False, backward)
+        hold(faulty, name, torch.float32, False, backward)
 
 
-def test_plans_of_the_cases_take_the_kernels_that_they_name():
-    for name, problem in CASES.items():
-        assert plan(Sum((problem,))).is_march == name.startswith("march"), name
+def as_sum(name, dtype=torch.float32, channels_last=False):
+    problem = (CASES | FORWARD)[name]
+    if isinstance(problem, Strips):
+        return Sum(problem.pairs(), dtype, channels_last, problem.residual)
+    return Sum((problem,), dtype, channels_last)
+
+
+@pytest.mark.parametrize("name", [*CASES, *FORWARD])
+def test_plans_of_the_cases_take_the_kernels_that_they_name(name):
+    assert plan(as_sum(name)).is_march == name.startswith("march")
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
+def test_the_cases_reach_every_kernel(unit):
+    """So the tests above run each kernel, in each layout, as host code and as each target's PTX."""
+    dtype = {"float": torch.float32, "half": torch.float16, "bfloat16": torch.bfloat16}
+    launches = Launches(build.host_library(SOURCES))
+    for (name, backward), channels_last in itertools.product(ENOUGH, (False, True)):
+        case = as_sum(name, dtype[unit.stem.partition("_")[2]], channels_last)
+        drawn = [reference.tensors(pair, case.dtype) for pair in case.pairs]
+        weights = [tensor for _, *rest in drawn for tensor in rest]
+        grad = torch.zeros(case.output_shape, dtype=case.dtype) if backward else None
+        run(case, drawn[0][0], weights, grad, library=launches)
+    for target in build.ARCHITECTURES:
+        assert set(parse(build.ptx_text(unit, target))) == launches.names, target

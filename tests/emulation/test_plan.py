@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import pytest
 
@@ -93,6 +94,62 @@ def test_plans_are_the_same_each_time():
     assert one.launches(True) == two.launches(True)
     assert one.floors(True) == two.floors(True)
     assert one.workspace(True) == two.workspace(True)
+
+
+def stated(shape, kernel, groups=None, **more):
+    """A pair of `groups` (as many as channels: depthwise) that keeps the number of channels."""
+    channels = shape[1]
+    groups = groups or channels
+    sides = [n * d for k, d in zip(kernel, more.get("dilation", (1, 1)), strict=True)
+             for n in ((k - 1) // 2, k // 2)]  # fmt: skip
+    request = {
+        "input_shape": shape,
+        "weight1_shape": (channels, channels // groups, 1, kernel[1]),
+        "weight2_shape": (channels, channels // groups, kernel[0], 1),
+        "stride": (1, 1),
+        "padding": sides,
+        "dilation": (1, 1),
+        "groups": (groups, groups),
+        "activation": "none",
+        "dtype": "bfloat16",
+        "channels_last": False,
+    }
+    return emulated().Pair(**request | more)
+
+
+HUGE = {
+    "more blocks than a grid has": partial(stated, (3328, 551862, 5, 96), (41, 1)),
+    "more images than a grid has": partial(stated, (1 << 30, 4, 2, 2), (3, 3)),
+    "an image of 2^31 elements": partial(stated, (1, 1, 1 << 16, 1 << 15), (3, 3)),
+    "a row of 2^30": partial(stated, (1, 1, 1, 1 << 30), (63, 3)),
+    "more weights than 2^31": partial(stated, (1, 1 << 29, 1, 1), (255, 255)),
+    "more weights than 2^31, dense": partial(stated, (1, 1 << 15, 1, 1), (3, 3), 1),
+    "more lines than tiles can hold": partial(stated, (1, 8, 1 << 24, 2), (3, 3), 1),
+    "strides beyond all tiles": partial(stated, (1, 8, 3, 3), (3, 3), 1, stride=(1 << 29, 1 << 29)),
+    "a dilation beyond all tiles": partial(
+        stated, (1, 8, 1, 1), (3, 3), 1, dilation=(1 << 20, 1 << 26), activation="relu"
+    ),
+    "more images than a grid's y": partial(stated, (70000, 8, 7, 7), (7, 7)),
+    "more channels than a grid's y": partial(stated, (2, 70000, 7, 7), (7, 7)),
+}
+COVERED = {"more images than a grid's y", "more channels than a grid's y"}
+
+
+@pytest.mark.parametrize("device", ["A100 SXM 80GB", "RTX 5090"])
+@pytest.mark.parametrize("name", HUGE)
+def test_launches_of_huge_problems_fit_or_there_are_none(name, device):
+    """And a plan takes no time that grows with the image."""
+    module = emulated()
+    found = module.PlannedPair(HUGE[name](), module.Device(**DEVICES[device]), True)
+    for backward in (False, True):
+        assert found.covers(backward) or name not in COVERED
+        assert found.workspace(backward) < 2**44
+        for kernel, grid, block, shared, _ in found.launches(backward):
+            where = f"{kernel}: {grid}, {block}, {shared}"
+            assert 0 < grid[0] < 2**31, where
+            assert grid[1:] == [1, 1], where
+            assert 0 < block[0] <= 1024, where
+            assert 0 <= shared <= DEVICES[device]["shared_per_block"], where
 
 
 PAIR = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from emulation.machine import INPUT, OUTPUT, Fault, Launched, Tensor
 from emulation.ptx.counters import Counts
 from emulation.ptx.launch import run_launch
+from emulation.ptx.opcodes import TABLE
 from emulation.ptx.parse import Unsupported, parse
 from emulation.ptx.tensors import Tensors
 from emulation.ptx.values import from_bfloat16, to_bfloat16, to_tf32
@@ -82,6 +85,7 @@ INTEGERS = {
     "or.b32 %d, %a, %b;": A | B,
     "xor.b32 %d, %a, %b;": A ^ B,
     "not.b32 %d, %a;": ~A,
+    "cnot.b32 %d, %t;": LANES == 0,
     "lop3.b32 %d, %a, %b, %a, 0xea;": (A & B) | A,  # (a & b) | c
     "lop3.b32 %d, %a, %b, %b, 0x1e;": A ^ (B | B),  # a ^ (b | c)
     "shf.l.wrap.b32 %d, %a, %b, 5;": (B << np.uint32(5)) | (A >> np.uint32(27)),
@@ -157,6 +161,7 @@ with np.errstate(all="ignore"):
         "rcp.rn.f32 %d, %a;": (1 / X.astype(np.float64)).astype(np.float32),
         "rcp.approx.ftz.f32 %d, %b;": (1 / Y.astype(np.float64)).astype(np.float32),
         "sqrt.rn.f32 %d, %a;": np.sqrt(X),
+        "rsqrt.approx.f32 %d, %a;": (1 / np.sqrt(X.astype(np.float64))).astype(np.float32),
         "ex2.approx.ftz.f32 %d, %a;": np.exp2(X.astype(np.float64)).astype(np.float32),
         "lg2.approx.f32 %d, %a;": np.log2(X.astype(np.float64)).astype(np.float32),
         "tanh.approx.f32 %d, %a;": np.tanh(X.astype(np.float64)).astype(np.float32),
@@ -314,6 +319,29 @@ def test_ldmatrix(transposed):
     lanes = np.arange(64) % 32
     low, high = (matrix[lanes // 4, 2 * (lanes % 4) + e] for e in range(2))
     np.testing.assert_array_equal(got, low | high << np.uint32(16))
+
+
+def test_asynchronous_copies():
+    """Words, zeros where the size is 0; then 16 bytes each, by the first 16 threads."""
+    words = """mov.u32 %r1, pool; shl.b32 %r2, %t, 2; add.s32 %r1, %r1, %r2; and.b32 %r3, %t, 1;
+    shl.b32 %r3, %r3, 2; cp.async.ca.shared.global [%r1], [%p], 4, %r3; cp.async.commit_group;
+    cp.async.wait_group 0; ld.shared.b32 %d, [%r1];"""
+    np.testing.assert_array_equal(execute(words, A, shared=256), np.where(LANES % 2, A, 0))
+    vectors = """ld.param.u64 %w1, [in0]; mul.wide.u32 %w2, %t, 16; add.s64 %w1, %w1, %w2;
+    mov.u32 %r1, pool; shl.b32 %r2, %t, 4; add.s32 %r2, %r1, %r2; setp.lt.u32 %q1, %t, 16;
+    @%q1 cp.async.cg.shared.global [%r2], [%w1], 16; cp.async.wait_all; bar.sync 0;
+    shl.b32 %r2, %t, 2; add.s32 %r2, %r1, %r2; ld.shared.b32 %d, [%r2];"""
+    np.testing.assert_array_equal(execute(vectors, A, shared=256), A)
+
+
+def test_which_lanes_are_active_is_not_asked_for():
+    with pytest.raises(Fault, match="not defined"):
+        execute("activemask.b32 %d;")
+
+
+def test_each_opcode_has_its_test():
+    text = Path(__file__).read_text()
+    assert not [name for name in TABLE if not re.search(rf"[\"; ]{name}[.\"]", text)]
 
 
 @pytest.mark.parametrize("body", ["sin.approx.f32 %d, %a;", "atom.global.add.u32 %d, [%p], 1;",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 
 import pytest
@@ -31,12 +32,26 @@ def few_calls(monkeypatch):
 quiet = bodies.quiet
 REST = [name for name in vars(bodies) if name.startswith("test_")]
 REST = [name for name in REST if name not in ("test_output_and_gradients", "test_strips")]
+
+
+def calls(name: str):
+    """Yield the arguments of each call of a body, which has one list of parameters or none."""
+    marks = getattr(getattr(bodies, name), "pytestmark", [])
+    if not marks:
+        yield {}
+    for mark in marks:
+        argument, values = mark.args
+        for value in values:
+            yield {argument: value}
+
+
+CALLS = [(name, arguments) for name in REST for arguments in calls(name)]
 SHORT = ["depthwise, k 7", "depthwise, strides", "dense, low rank", "grouped"]
 
 
-@pytest.mark.parametrize("name", REST)
-def test_body(gpu, name):
-    getattr(bodies, name)(gpu)
+@pytest.mark.parametrize(("name", "arguments"), CALLS)
+def test_body(gpu, name, arguments):
+    getattr(bodies, name)(gpu, **arguments)
 
 
 @pytest.mark.parametrize("name", SHORT)
@@ -77,6 +92,18 @@ def test_a_missing_workspace_is_an_error(gpu):
 def test_no_such_device(gpu):
     with pytest.raises(RuntimeError, match="CUDA device 7"):
         cuda.load().query_device(7)
+
+
+def test_a_refused_launch_names_its_kernel(gpu):
+    problem = bodies.MORE["depthwise, k 63"]
+    tensors = bodies.put(bodies.reference.tensors(problem, torch.float32), gpu)
+    library = ctypes.CDLL(cuda.load().__file__)
+    library.emulation_shared_limit(48 << 10)
+    try:
+        with conv.backend("native"), pytest.raises(RuntimeError, match="depthwise_general: error"):
+            conv.factorized_conv2d(*tensors, **problem.options)
+    finally:
+        library.emulation_shared_limit(227 << 10)
 
 
 def test_missing_module_is_one_warning(gpu, monkeypatch):

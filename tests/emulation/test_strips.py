@@ -58,7 +58,7 @@ GENERALS = {
 }
 
 
-def hold(problem: Strips, dtype, channels_last, backward, device=SMALL):
+def hold(problem: Strips, dtype, channels_last, backward, device=SMALL, library=None):
     tensors = []
     for seed, pair in enumerate(problem.pairs()):
         x, w1, w2, b1, b2 = reference.tensors(pair, dtype, seed=seed)
@@ -76,9 +76,9 @@ def hold(problem: Strips, dtype, channels_last, backward, device=SMALL):
     weights = [rest[i + j] for i in range(0, len(rest), 4) for j in (0, 2, 1, 3)]
     case = Sum(problem.pairs(), dtype, channels_last, problem.residual)
     if not backward:
-        allowed.of([0]).hold([forward(case, x, weights, device)], problem)
+        allowed.of([0]).hold([forward(case, x, weights, device, library)], problem)
         return
-    found = run(case, x, weights, grad, device)
+    found = run(case, x, weights, grad, device, library)
     # Gradients in the order of the kernel's weights, expected in torch's: w1, b1, w2, b2.
     given = iter(found[1:])
     by_weight = {i: next(given) for i, w in enumerate(weights) if w is not None}

@@ -6,6 +6,9 @@
 namespace pyphase::conv::cuda {
 namespace {
 
+// Far beyond what tiles hold.
+bool axis_fits(const Axis &axis) { return axis.reach() <= 4096 && axis.stride <= 4096; }
+
 bool fits(const Pair &p) {
   constexpr std::int64_t kMost = std::numeric_limits<int>::max() / 2;
   const auto below = [&](std::int64_t channels, std::int64_t pixels) {
@@ -16,7 +19,7 @@ bool fits(const Pair &p) {
          below(p.channels[2], p.out_height * p.out_width) &&
          below(p.channels[1] + 64, (p.channels[0] + 64) * (p.row.kernel + p.column.kernel)) &&
          below(p.channels[1] + 64, (p.channels[2] + 64) * (p.row.kernel + p.column.kernel)) &&
-         p.row.reach() < kMost && p.column.reach() < kMost &&
+         axis_fits(p.row) && axis_fits(p.column) &&
          p.batch * p.mid_height() * p.mid_width() < kMost &&
          p.batch * p.out_height * p.out_width < kMost;
 }

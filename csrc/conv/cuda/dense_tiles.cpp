@@ -80,30 +80,32 @@ struct Candidate {
   std::int64_t shared, tiles, clocks;  // bytes; blocks of an image; of a block
 };
 
-// The tiles of the least cost among equal cuts of both axes, the last tile aside.
+// Whether tiles of this size cut a length equally, the last one aside.
+bool is_equal_cut(std::int64_t length, std::int64_t tile) {
+  return ceil_div(length, ceil_div(length, tile)) == tile;
+}
+
+// The tiles of the least cost among equal cuts of both axes.
 template <class Make>
 Launch search(const char *kernel, const DenseShape &shape, const Device &device, Make make) {
   Launch best;
   best.grid[0] = 0;
   std::int64_t least = std::numeric_limits<std::int64_t>::max();
-  for (std::int64_t cut_a = ceil_div(shape.out_a, kDenseRows); cut_a <= shape.out_a; ++cut_a) {
-    const int tile_a = whole(ceil_div(shape.out_a, cut_a));
-    if (tile_a < std::min<std::int64_t>(shape.out_a, 4)) {
-      break;
-    }
-    if (ceil_div(shape.out_a, tile_a) != cut_a) {
+  const std::int64_t lines =
+      shape.second.stride == 1 ? ceil_div(shape.out_b, shape.second.dilation) : shape.out_b;
+  const std::int64_t most_a = std::min<std::int64_t>(shape.out_a, kDenseRows);
+  for (std::int64_t a = most_a; a >= std::min<std::int64_t>(most_a, 4); --a) {
+    const std::int64_t reach = (a - 1) * shape.first.stride + shape.first.reach();
+    if (!is_equal_cut(shape.out_a, a) || reach > 1 << 12) {
       continue;
     }
-    const std::int64_t lines =
-        shape.second.stride == 1 ? ceil_div(shape.out_b, shape.second.dilation) : shape.out_b;
-    for (std::int64_t cut_b = 1; cut_b <= lines; ++cut_b) {
-      const int tile_b = whole(ceil_div(lines, cut_b));
-      // Far beyond what shared memory holds, and int.
-      const std::int64_t mid = (tile_b - 1) * shape.second.stride + shape.second.kernel;
-      const std::int64_t reach = (tile_a - 1) * shape.first.stride + shape.first.reach();
-      if (ceil_div(lines, tile_b) != cut_b || mid * tile_a > 1 << 14 || reach > 1 << 12) {
+    constexpr std::int64_t kMostPixels = 1 << 14;  // far beyond what shared memory holds
+    for (std::int64_t b = std::min(lines, kMostPixels); b > 0; --b) {
+      const std::int64_t mid = (b - 1) * shape.second.stride + shape.second.kernel;
+      if (!is_equal_cut(lines, b) || mid * a > kMostPixels) {
         continue;
       }
+      const int tile_a = whole(a), tile_b = whole(b);
       const Candidate found = make(tile_a, tile_b);
       const std::int64_t blocks = shape.batch * found.tiles;
       if (found.shared > device.shared_per_block || blocks > kMost) {

@@ -8,29 +8,43 @@
 namespace pyphase::conv::cuda {
 namespace {
 
-constexpr std::int64_t kMostElements = std::numeric_limits<std::int32_t>::max();
+constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+constexpr int kMostTile = 4096;        // of a tile's edge, far beyond what shared memory holds
 constexpr double kMostRereads = 1.14;  // of the compulsory bytes, unless half of the GPU lies idle
 
 int to_int(std::int64_t value) { return static_cast<int>(value); }
 int divide_up(int value, int by) { return (value + by - 1) / by; }
 double itemsize(const Pair &pair) { return pair.scalar == Scalar::f32 ? 4 : 2; }
 
-// Whether sizes are those that 32-bit offsets reach.
-bool is_small(const Strips &strips) {
-  const Pair &pair = strips.pairs[0];
-  const std::int64_t image = std::max({pair.height * pair.width, pair.out_height * pair.out_width,
-                                       pair.mid_height() * pair.mid_width()}) *
-                             pair.channels[0];
-  return image <= kMostElements / 2 && strips.pairs.size() <= kMostStrips &&
-         pair.scalar != Scalar::f64;
+int all_taps(const Strips &strips) {
+  int taps = 0;
+  for (const Pair &pair : strips.pairs) {
+    taps += to_int(pair.row.kernel + pair.column.kernel) + 2;
+  }
+  return taps;
 }
 
 bool is_small(const Axis &axis) {
   return axis.reach() < 4096 && axis.pad < 4096 && axis.stride < 4096 && axis.kernel <= 256;
 }
 
+// Whether sizes are those that 32-bit offsets reach, and a grid.
+bool are_small(const Strips &strips) {
+  if (strips.pairs.empty() || strips.pairs.size() > kMostStrips ||
+      !std::all_of(strips.pairs.begin(), strips.pairs.end(),
+                   [](const Pair &pair) { return is_small(pair.row) && is_small(pair.column); })) {
+    return false;
+  }
+  const Pair &pair = strips.pairs[0];
+  const std::int64_t image = std::max({pair.height * pair.width, pair.out_height * pair.out_width,
+                                       pair.mid_height() * pair.mid_width()}) *
+                             pair.channels[0];
+  return image <= kMost / 2 && pair.channels[0] * all_taps(strips) <= kMost / 2 &&
+         pair.scalar != Scalar::f64;
+}
+
 bool are_served(const Strips &strips) {
-  if (strips.pairs.empty() || !is_small(strips)) {
+  if (!are_small(strips)) {
     return false;
   }
   const bool alone = strips.pairs.size() == 1 && !strips.residual;
@@ -38,7 +52,7 @@ bool are_served(const Strips &strips) {
     const bool plain = pair.row.stride == 1 && pair.column.stride == 1 &&
                        pair.activation == Activation::none && pair.out_height == pair.height &&
                        pair.out_width == pair.width;
-    return pair.depthwise && is_small(pair.row) && is_small(pair.column) && (alone || plain);
+    return pair.depthwise && (alone || plain);
   });
 }
 
@@ -58,7 +72,10 @@ std::int64_t read_in_all(std::int64_t length, std::int64_t size, std::int64_t pa
   return sum;
 }
 
-Grid flat(std::int64_t blocks) { return {static_cast<unsigned>(blocks), 1, 1}; }
+// No blocks where there are too many.
+Grid flat(std::int64_t blocks) {
+  return {blocks <= kMost ? static_cast<unsigned>(blocks) : 0, 1, 1};
+}
 
 int count_taps(int sizes) {
   return sizes < 0 ? round_to(21, 4) + round_to(11, 4) + round_to(7, 4) : round_to(sizes, 4);
@@ -285,14 +302,6 @@ struct Extents {
   }
 };
 
-int all_taps(const Strips &strips) {
-  int taps = 0;
-  for (const Pair &pair : strips.pairs) {
-    taps += to_int(pair.row.kernel + pair.column.kernel) + 2;
-  }
-  return taps;
-}
-
 // Half of the pixels, cut where the tile is longer.
 void halve(int &height, int &width) {
   int &longer = height >= width ? height : width;
@@ -306,30 +315,38 @@ Launch general_launch(const Strips &strips, const Device &device) {
   const int channels = to_int(pair.channels[0]), taps = all_taps(strips);
   const int most = std::min(device.shared_per_block, device.shared_per_sm / 2 - 1024);
   const int out_height = to_int(pair.out_height), out_width = to_int(pair.out_width);
-  int height = out_height, width = out_width;
-  int planes = pair.channels_last ? std::min(channels, kLanePlanes) : 1;
   const auto shared = [&](int p, int h, int w) {
     const Extents extents(strips, h, w);
     const std::int64_t pixels = static_cast<std::int64_t>(extents.x_height) * extents.x_width +
                                 extents.mid_size + static_cast<std::int64_t>(h) * w;
     return 4 * p * (pixels + taps);
   };
+  // Fewer channels have larger tiles, but read parts of a sector of 32 bytes.
+  int planes = 0, height = 0, width = 0;
+  double least = std::numeric_limits<double>::max();
+  for (int p = pair.channels_last ? std::min(channels, kLanePlanes) : 1; p > 0; p /= 2) {
+    int h = std::min(out_height, kMostTile), w = std::min(out_width, kMostTile);
+    while (shared(p, h, w) > most && h * w > 1) {
+      halve(h, w);
+    }
+    const Extents extents(strips, h, w);
+    const double sectors = pair.channels_last ? std::max(1.0, 32 / (p * itemsize(pair))) : 1;
+    const double cost = sectors * extents.x_height * extents.x_width / (static_cast<double>(h) * w);
+    if (shared(p, h, w) <= most && cost < least) {
+      least = cost;
+      planes = p;
+      height = h;
+      width = w;
+    }
+  }
+  Launch launch;
+  if (planes == 0) {
+    return launch;
+  }
   const auto blocks = [&](int p) {
     return pair.batch * divide_up(channels, p) * divide_up(out_height, height) *
            divide_up(out_width, width);
   };
-  height = std::min(height, 4096);
-  width = std::min(width, 4096);
-  while (shared(planes, height, width) > most && height * width > 1) {
-    halve(height, width);
-  }
-  while (shared(planes, height, width) > most && planes > 1) {
-    planes = divide_up(planes, 2);
-  }
-  Launch launch;
-  if (shared(planes, height, width) > most) {
-    return launch;
-  }
   while (!pair.channels_last && 2 * planes <= channels && planes * height * width < 1024 &&
          shared(2 * planes, height, width) <= most && blocks(2 * planes) >= device.sms) {
     planes *= 2;
@@ -365,6 +382,9 @@ Plan plan_depthwise_forward(const Strips &strips, const Device &device) {
   Launch launch;
   if (sizes != 0) {
     launch = march_launch(strips, sizes, device);
+    if (launch.grid[0] == 0) {
+      return plan;
+    }
     const auto &choice = launch.choice;
     const int pad = most_taps(sizes) / 2;
     const double rows = static_cast<double>(read_in_all(pair.height, choice[kRows], pad));
@@ -373,7 +393,7 @@ Plan plan_depthwise_forward(const Strips &strips, const Device &device) {
     products = 2.0 * taps * rows * 4 * choice[kGroups] * choice[kTiles];
   } else {
     launch = general_launch(strips, device);
-    if (launch.shared == 0) {
+    if (launch.shared == 0 || launch.grid[0] == 0) {
       return plan;
     }
     const auto &choice = launch.choice;
@@ -426,7 +446,9 @@ Launch gradient_launch(const Strips &strips, const Device &device) {
   // A tile begins and ends where a stride does, and tiles hold all of x and all of y.
   const int all_height = round_to(std::max(args.height, args.out_height * down), down);
   const int all_width = round_to(std::max(args.width, args.out_width * across), across);
-  int height = all_height, width = all_width;
+  const int most_height = std::min(all_height, round_to(kMostTile, down));
+  const int most_width = std::min(all_width, round_to(kMostTile, across));
+  int height = most_height, width = most_width;
   int planes = pair.channels_last ? kLanePlanes : 1;
   const auto shared = [&](int p, int h, int w) {
     const GradientExtents extents(args, h, w);
@@ -439,8 +461,8 @@ Launch gradient_launch(const Strips &strips, const Device &device) {
     longer = round_to(divide_up(longer, 2), rows ? down : across);
     if (planes > 8 && height * width <= 64) {  // rather fewer channels than many more halos
       planes /= 2;
-      height = all_height;
-      width = all_width;
+      height = most_height;
+      width = most_width;
     }
   }
   while (shared(planes, height, width) > most && planes > 1) {
@@ -481,7 +503,7 @@ Plan plan_depthwise_backward(const Strips &strips, const Device &device) {
     return plan;
   }
   const Launch launch = gradient_launch(strips, device);
-  if (launch.shared == 0) {
+  if (launch.shared == 0 || launch.grid[0] == 0) {
     return plan;
   }
   const GeneralArgs args = general_args(strips, launch);

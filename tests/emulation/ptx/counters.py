@@ -22,6 +22,12 @@ class Traffic:
     units: int = 0  # sectors, or wavefronts
     ideal: int = 0  # wavefronts without a conflict; sectors if all bytes lay together
 
+    def add(self, other: Traffic) -> None:
+        self.requests += other.requests
+        self.bytes += other.bytes
+        self.units += other.units
+        self.ideal += other.ideal
+
 
 @dataclass
 class Counts:
@@ -29,6 +35,11 @@ class Counts:
 
     instructions: Counter[str] = field(default_factory=Counter)  # executed by threads, by opcode
     traffic: dict[str, Traffic] = field(default_factory=dict)  # by space and kind of access
+
+    def add(self, other: Counts) -> None:
+        self.instructions.update(other.instructions)
+        for kind, traffic in other.traffic.items():
+            self.traffic.setdefault(kind, Traffic()).add(traffic)
 
     @property
     def total(self) -> int:
@@ -51,10 +62,7 @@ class Counts:
         total = Traffic()
         for kind, traffic in self.traffic.items():
             if kind.startswith(name):
-                total.requests += traffic.requests
-                total.bytes += traffic.bytes
-                total.units += traffic.units
-                total.ideal += traffic.ideal
+                total.add(traffic)
         return total
 
     def count_global(self, kind: str, address: Array, size: int, mask: Array) -> None:

@@ -60,7 +60,8 @@ def pack(kernel: Kernel, arguments: list[bytes]) -> bytes:
 class PtxLibrary:
     """A host library whose launches run as PTX: its launching code and entry points are the same.
 
-    `counts`, and the bytes `moved` of each tensor, are those of the last call.
+    `counts`, the `parts` that each launch has in it (the share of its blocks that ran, its counts),
+    and the bytes `moved` of each tensor, are those of the last call.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class PtxLibrary:
         self._kernels: Mapping[str, Kernel] = ChainMap(*map(parse, modules))
         self._count = count
         self.counts = Counts()
+        self.parts: list[tuple[float, Counts]] = []
         self.moved: list[dict[str, int]] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -86,12 +88,16 @@ class PtxLibrary:
     ) -> list[dict[str, int]]:
         """What `machine.run_on_fibers` does, with launches run as PTX."""
         copies = [tensor._replace(array=_aligned(tensor.array)) for tensor in tensors]
-        reachable = Tensors(copies)
-        self.counts = Counts()
+        reachable = Tensors(copies, self._sample is not None)
+        self.counts, self.parts = Counts(), []
 
         def take(name: str, launched: Launched) -> None:
-            counts = self.counts if self._count else None
+            counts = Counts() if self._count else None
             run_launch(self._kernels, name, launched, reachable, counts, self._sample)
+            if counts:
+                blocks = int(np.prod(tuple(launched.grid)))
+                self.parts.append((min(self._sample or blocks, blocks) / blocks, counts))
+                self.counts.add(counts)
 
         with launches_go_to(self._library, take) as raised:
             try:

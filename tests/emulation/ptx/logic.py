@@ -114,9 +114,9 @@ def permute_bytes(machine, ins: Instruction, mask: Array) -> None:
     machine.lanes.write(ins.operands[0], result.astype(np.uint32), mask)
 
 
-@opcode("popc", "clz", "brev")
+@opcode("popc", "clz")
 def count_bits(machine, ins: Instruction, mask: Array) -> None:
-    if ins.type != "b32" or ins.name == "brev":
+    if ins.type != "b32":
         raise Unsupported(ins.text)
     value = np.broadcast_to(machine.lanes.read(ins.operands[1], "b32"), (machine.lanes.count,))
     bits = np.unpackbits(np.ascontiguousarray(value)[:, None].view(np.uint8)[:, ::-1], axis=1)

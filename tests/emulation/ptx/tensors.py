@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from emulation.machine import INPUT, OUTPUT, Fault, Tensor
+from emulation.machine import INPUT, OUTPUT, WORKSPACE, Fault, Tensor
 
 from .values import UNSIGNED, Array
 
@@ -14,16 +14,23 @@ UNIT = 2  # bytes that one entry of the shadow stands for: the smallest element
 
 
 class Tensors:
-    """The tensors that kernels may reach, for several launches on the same ones."""
+    """The tensors that kernels may reach, for several launches on the same ones.
 
-    def __init__(self, tensors: list[Tensor]) -> None:
+    `sampled`: not all blocks of a launch run, so a workspace may be read where nobody has written.
+    """
+
+    def __init__(self, tensors: list[Tensor], sampled: bool = False) -> None:
         kept = [tensor for tensor in tensors if tensor.array.size]
         self.tensors = sorted(kept, key=lambda tensor: tensor.array.ctypes.data)
         self.bytes = [t.array.reshape(-1).view(np.uint8) for t in self.tensors]
         self._begin = np.array([t.array.ctypes.data for t in self.tensors], np.int64)
         self._end = self._begin + np.array([t.array.nbytes for t in self.tensors], np.int64)
         self._writers = [
-            np.zeros(0 if t.role == INPUT else -(-t.array.nbytes // UNIT), np.int64)
+            np.full(
+                0 if t.role == INPUT else -(-t.array.nbytes // UNIT),
+                -1 if sampled and t.role == WORKSPACE else 0,
+                np.int64,
+            )
             for t in self.tensors
         ]
         self.read_bytes = np.zeros(len(self.tensors), np.int64)
