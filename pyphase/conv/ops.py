@@ -154,14 +154,14 @@ class PairFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
         mask = ctx.needs_input_grad[1:6]
-        saved = ctx.saved_tensors
-        tensors = (grad_output, *saved)
+        input, weight1, weight2, bias1 = ctx.saved_tensors
+        tensors = (grad_output, input, weight1, weight2, bias1)
         grads: Sequence[Tensor | None]
         if not torch.is_grad_enabled() and is_plain(tensors):
             # Checked anew: hooks may give back other tensors than were saved.
             grads = _pair_backward(*tensors, *ctx.options, mask)
         elif is_transformed(grad_output):
-            problem = PairProblem(*saved, None, _options(ctx.options))
+            problem = PairProblem(input, weight1, weight2, bias1, None, _options(ctx.options))
             grads = pair_backward(problem.steps, *tensors, mask)
         else:
             grads = _call(pair_backward_op, *tensors, *ctx.options, mask)
