@@ -6,6 +6,8 @@ import conv_reference as reference
 import pytest
 import torch
 from conv_reference import PROBLEMS
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -95,6 +97,80 @@ def test_a_trace_has_the_op_in_it():
     other = torch.randn_like(x)
     expected = conv.factorized_conv2d(other, *rest, **DEPTHWISE.options)
     torch.testing.assert_close(traced(other), expected)
+
+
+def test_fault_a_trace_of_the_backward_pass_alone_had_no_op_in_it():
+    tensors = reference.tensors(DEPTHWISE, torch.float32, grad=True)
+    output = conv.factorized_conv2d(*tensors, **DEPTHWISE.options)
+
+    def backward(grad):
+        return torch.autograd.grad(output, tensors, grad, retain_graph=True)
+
+    traced = make_fx(backward, pre_dispatch=True)(torch.ones_like(output))
+    assert any(getattr(n.target, "name", str)() == BACKWARD for n in traced.graph.nodes)
+    grad = torch.randn_like(output)
+    torch.testing.assert_close(tuple(traced(grad)), backward(grad))
+
+
+@pytest.mark.parametrize("how", ["autograd", "torch.func"])
+@pytest.mark.parametrize("strips", [False, True])
+def test_fault_a_batch_of_gradients_had_no_memory_to_read(how, strips):
+    tensors = reference.tensors(DEPTHWISE, torch.float32, grad=True)
+    if strips:
+        tensors = tensors[:3]
+        output = conv.multi_strip_conv2d(tensors[0], [tensors[1:]], residual=True)
+    else:
+        output = conv.factorized_conv2d(*tensors, **DEPTHWISE.options)
+
+    def backward(grad, **options):
+        return torch.autograd.grad(output, tensors, grad, retain_graph=True, **options)
+
+    batch = torch.randn(3, *output.shape)
+    if how == "autograd":
+        found = backward(batch, is_grads_batched=True)
+    else:
+        found = torch.func.vmap(backward)(batch)
+    for i, grad in enumerate(batch):
+        torch.testing.assert_close(tuple(each[i] for each in found), backward(grad))
+
+
+def test_fault_the_tangent_of_a_gradient_was_dropped():
+    problem = DEPTHWISE._replace(activation="relu")  # torch itself has no tangents of silu's
+    tensors = reference.tensors(problem, torch.float32, grad=True)
+    output = conv.factorized_conv2d(*tensors, **problem.options)
+    grad, tangent = torch.randn_like(output), torch.randn_like(output)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(grad, tangent)
+        (found,) = torch.autograd.grad(output, tensors[0], dual, retain_graph=True)
+        moved = forward_ad.unpack_dual(found).tangent
+    (expected,) = torch.autograd.grad(output, tensors[0], tangent)
+    torch.testing.assert_close(moved, expected)
+
+
+@pytest.mark.parametrize("unpack", [torch.Tensor.bfloat16, lambda t: t[:1]])
+def test_fault_what_a_hook_gave_back_was_not_checked(unpack):
+    tensors = reference.tensors(DEPTHWISE, torch.float32, grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpack):
+        output = conv.factorized_conv2d(*tensors, **DEPTHWISE.options)
+    with pytest.raises(ValueError, match=r"grad_output|weight1"):
+        output.sum().backward()
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_fault_zeros_without_memory(index):
+    def run(fill):
+        tensors = reference.tensors(DEPTHWISE, torch.float32)
+        tensors.append(torch.ones_like(tensors[0]))
+        tensors[index] = fill(tensors[index].shape)
+        *tensors, grad = tensors
+        with torch.no_grad():
+            output = conv.factorized_conv2d(*tensors, **DEPTHWISE.options)
+        leaves = reference.tensors(DEPTHWISE, torch.float32, grad=True)
+        again = conv.factorized_conv2d(*leaves, **DEPTHWISE.options)
+        return [output, *torch.autograd.grad(again, leaves, grad)]
+
+    for found, expected in zip(run(torch._efficientzerotensor), run(torch.zeros), strict=True):
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("index", [0, 1, 4])

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from pyphase.conv.check import kernel_size_of
 from pyphase.conv.compute import compute_pair, compute_strips
@@ -26,6 +25,7 @@ from pyphase.conv.registry import (
     below_autograd,
     is_autocast,
     is_plain,
+    is_transformed,
 )
 from pyphase.conv.torch_pair import pair_forward, strips_forward
 from pyphase.errors import check_flags, shown
@@ -180,13 +180,13 @@ def run_pair(
     """Compute :func:`factorized_conv2d` with options that are numbers already."""
     if input.ndim == 3:
         return run_pair(input.unsqueeze(0), weight1, weight2, bias1, bias2, options).squeeze(0)
-    if torch.compiler.is_compiling() and not _is_transformed():
+    if torch.compiler.is_compiling() and not is_transformed():
         return pair_op(input, weight1, weight2, bias1, bias2, *options)
     tensors: tuple[Tensor | None, ...] = (input, weight1, weight2, bias1, bias2)
     if is_any_autocast() and is_autocast(input.device.type):
         tensors = autocast(tensors, input.device.type)
         input, weight1, weight2, bias1, bias2 = tensors  # type: ignore[assignment]
-    if _is_transformed():
+    if is_transformed():
         problem = PairProblem(input, weight1, weight2, bias1, bias2, options)
         return pair_forward(problem.steps, input, weight1, weight2, bias1, bias2)
     problem = pair_problem(input, weight1, weight2, bias1, bias2, options)
@@ -208,11 +208,11 @@ def run_strips(
     """Compute :func:`multi_strip_conv2d` with the pairs' weights in one list, biases in another."""
     if input.ndim == 3:
         return run_strips(input.unsqueeze(0), weights, biases, residual).squeeze(0)
-    if torch.compiler.is_compiling() and not _is_transformed():
+    if torch.compiler.is_compiling() and not is_transformed():
         return strips_op(input, weights, biases, residual)
     if is_any_autocast() and is_autocast(input.device.type):
         input, weights, biases = autocast((input, weights, biases), input.device.type)
-    if _is_transformed():
+    if is_transformed():
         steps = StripsProblem(input, weights, biases, residual).steps
         return strips_forward(pair_forward, steps, input, weights, biases, residual)
     problem = strips_problem(input, weights, biases, residual)
@@ -227,11 +227,6 @@ def run_strips(
     if is_plain(tensors):
         return compute_strips(problem, input, weights, biases)
     return below_autograd(strips_op, input, weights, biases, residual)
-
-
-def _is_transformed() -> bool:
-    """Return whether torch.func or forward-mode differentiation looks on: they want torch's ops."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def check_tensors(**tensors: Any) -> None:

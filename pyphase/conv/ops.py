@@ -31,6 +31,7 @@ from pyphase.conv.registry import (
     below_autograd,
     define,
     is_plain,
+    is_transformed,
     without_autocast,
 )
 from pyphase.conv.torch_pair import pair_backward, pair_forward, strips_backward, strips_forward
@@ -145,7 +146,7 @@ class PairFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, problem: PairProblem | None, *args: Any) -> Tensor:
         ctx.save_for_backward(*args[:4])
-        ctx.problem, ctx.options = problem, args[5:]
+        ctx.options = args[5:]
         if problem is not None:
             return compute_pair(problem, *args[:5])
         return below_autograd(pair_op, *args)
@@ -153,10 +154,15 @@ class PairFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
         mask = ctx.needs_input_grad[1:6]
-        tensors = (grad_output, *ctx.saved_tensors)
-        compute: Callable[..., Sequence[Tensor]] = compute_pair_backward
-        if ctx.problem is not None and not torch.is_grad_enabled() and is_plain(tensors):
-            grads: Sequence[Tensor] = compute(ctx.problem, *tensors, mask)
+        input, weight1, weight2, bias1 = ctx.saved_tensors
+        tensors = (grad_output, input, weight1, weight2, bias1)
+        grads: Sequence[Tensor | None]
+        if not torch.is_grad_enabled() and is_plain(tensors):
+            # Checked anew: hooks may give back other tensors than were saved.
+            grads = _pair_backward(*tensors, *ctx.options, mask)
+        elif is_transformed(grad_output):
+            problem = PairProblem(input, weight1, weight2, bias1, None, _options(ctx.options))
+            grads = pair_backward(problem.steps, *tensors, mask)
         else:
             grads = _call(pair_backward_op, *tensors, *ctx.options, mask)
         return (None, *_where(mask, grads), *[None] * len(ctx.options))
@@ -264,7 +270,13 @@ class StripsFunction(torch.autograd.Function):
         input, *rest = ctx.saved_tensors
         mask = ctx.needs_input_grad[1:]
         args = (grad_output, input, *_halve(rest), ctx.residual, mask)
-        return (None, *_where(mask, _call(strips_backward_op, *args)))
+        grads: Sequence[Tensor | None]
+        if is_transformed(grad_output):
+            steps = StripsProblem(input, *_halve(rest), ctx.residual).steps
+            grads = strips_backward(pair_backward, steps, *args)
+        else:
+            grads = _call(strips_backward_op, *args)
+        return (None, *_where(mask, grads))
 
 
 class StripsBackwardFunction(torch.autograd.Function):
@@ -316,7 +328,7 @@ def _call(op: Callable[..., Result], *args: Any) -> Result:
     return op(*args) if torch.is_grad_enabled() else below_autograd(op, *args)
 
 
-def _where(mask: Sequence[bool], grads: Sequence[Tensor]) -> list[Tensor | None]:
+def _where(mask: Sequence[bool], grads: Sequence[Tensor | None]) -> list[Tensor | None]:
     return [grad if needed else None for grad, needed in zip(grads, mask, strict=True)]
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch._C import DispatchKey, DispatchKeySet
+from torch.autograd import forward_ad
 
 __all__ = [
     "add_formula",
@@ -17,6 +18,7 @@ __all__ = [
     "define",
     "is_autocast",
     "is_plain",
+    "is_transformed",
     "without_autocast",
 ]
 
@@ -35,8 +37,8 @@ _AUTOCAST = {
     if hasattr(DispatchKey, name)
 }
 
-
 _PLAIN = (Tensor, torch.nn.Parameter)
+_TRACED = DispatchKey.PreDispatch  # as export does it, by modes that are not in the stack
 
 
 def define(
@@ -107,23 +109,42 @@ def is_plain(args: Iterable[Any]) -> bool:
     """Return whether torch's dispatcher would do nothing but call the kernel of an op, on the CPU.
 
     Then the kernel is called at once: the way through the dispatcher takes longer than a small
-    convolution. Not so where someone looks on (a mode, a trace, the profiler, a compiler), where
-    autocast casts, or where a tensor is more than its memory: a subclass, or one whose sign is yet
-    to be turned.
+    convolution. Not so where someone looks on (a mode, a trace, the profiler, a compiler,
+    torch.func), where autocast casts, or where a tensor is more than its memory: a subclass, one
+    whose sign is yet to be turned, or one that has none, as a batch of gradients.
     """
     if (
-        torch._C._len_torch_dispatch_stack()
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
+        or torch._C._dispatch_tls_is_dispatch_key_included(_TRACED)
+        or is_transformed()
         or torch._C._get_tracing_state() is not None
         or torch._C._autograd._profiler_enabled()
-        or torch.compiler.is_compiling()
         or torch._C._is_any_autocast_enabled()
     ):
         return False
-    for arg in args:
-        if arg is not None and (type(arg) not in _PLAIN or not arg.is_cpu or arg.is_neg()):
-            return False
+    try:
+        for arg in args:
+            if arg is not None and (
+                type(arg) not in _PLAIN or not arg.is_cpu or arg.is_neg() or not arg.data_ptr()
+            ):
+                return False
+    except RuntimeError:  # data_ptr() of what has no memory
+        return False
     return True
+
+
+def is_transformed(*batches: Tensor) -> bool:
+    """Return whether torch.func or forward-mode differentiation looks on: they want torch's ops.
+
+    So do ``batches`` of gradients that autograd puts together itself, for ``is_grads_batched``.
+    """
+    return (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or any(map(torch._C._functorch.is_legacy_batchedtensor, batches))
+    )
 
 
 def without_autocast() -> Any:

@@ -94,7 +94,7 @@ class DepthwiseForward {
         const std::int64_t rows = smaller(t_.gathered, p_.height - next_);
         const std::int64_t ahead = next_ + larger(kAhead, t_.gathered);
         Window<const S> soon = input(ahead, larger(smaller(rows, p_.height - ahead), 0));
-        if (!t_.is_run(soon)) {
+        if (kPlanar || t_.stride != 1 || !is_run(soon)) {  // else asked for while sums are made
           prefetch<0, 2>(soon);
           soon.rows = 0;
         }

@@ -41,12 +41,20 @@ constexpr std::int64_t odd_lines(std::int64_t elements) {
 // Whether rows of tiles run down the image's planes, so that a square of floats is transposed.
 inline bool takes_squares(const View &view) { return view.channel != 1 && view.column != 1; }
 
-// The cache lines, if any, that begin with a channel, in each pixel of an NHWC image's window; its
-// rows are whole, or one.
+// Whether an NHWC image's window is one run of pixels, evenly apart, row after row. It isn't where
+// rows run down the image, unless it has but one.
+template <class S>
+bool is_run(const Window<const S> &window) {
+  const View &strides = window.strides;
+  return strides.channel == 1 &&
+         (window.rows == 1 || strides.row == window.columns * strides.column);
+}
+
+// The cache lines, if any, that begin with a channel, in each pixel of a window that is a run.
 template <class S>
 Ahead lines_of(const Window<const S> &window, std::int64_t channel) {
   constexpr std::int64_t kSize = sizeof(S);
-  if (window.strides.channel != 1 || channel * kSize % 64 != 0) {
+  if (!is_run(window) || channel * kSize % 64 != 0) {
     return {};
   }
   return {reinterpret_cast<const char *>(window.data + channel), window.strides.column * kSize,
@@ -320,13 +328,6 @@ struct DepthwiseTiles {
     } else {
       gather(window, Tile<T>{to, row_pitch, pixel});
     }
-  }
-
-  // Whether pixels of several rows of x, read as one run, are a whole number of steps apart, so
-  // that they can be asked for while sums are made.
-  bool is_run(const Window<const S> &window) const {
-    return !kPlanar && window.strides.channel == 1 &&
-           (window.rows == 1 || window.columns == problem.width);
   }
 
   // Rows of an intermediate: `count` columns of every vector of channels in `part`. `next`: what to
