@@ -210,6 +210,7 @@ void convolve(const Pass<T> &pass) {
       part.dst = pass.dst + first * pass.dst_step;
       part.outputs = (pass.outputs - first + pass.dilation - 1) / pass.dilation;
       convolve(part);
+      part.ahead = {};
     }
     return;
   }

@@ -10,7 +10,8 @@
 #include <type_traits>
 #include <utility>
 
-#ifdef __AVX__
+#if defined(__AVX__) && PYPHASE_VECTOR_BYTES >= 32
+#define PYPHASE_STREAMS 1
 #include <immintrin.h>
 #endif
 #if defined(__AVX2__) && PYPHASE_VECTOR_BYTES == 32
@@ -73,7 +74,7 @@ PYPHASE_INLINE void store(T *p, Vec<T> v) {
 // To memory past the caches, where the machine can; p is aligned to a vector.
 template <Real T>
 PYPHASE_INLINE void stream(T *p, Vec<T> v) {
-#ifdef __AVX__
+#ifdef PYPHASE_STREAMS
   typedef double Part __attribute__((vector_size(32)));
   Part parts[kVectorBytes / 32];
   std::memcpy(parts, &v, sizeof(parts));
@@ -88,7 +89,7 @@ PYPHASE_INLINE void stream(T *p, Vec<T> v) {
 
 // Has what was streamed be seen by other threads before what is stored next.
 PYPHASE_INLINE void finish_streams() {
-#ifdef __AVX__
+#ifdef PYPHASE_STREAMS
   _mm_sfence();
 #endif
 }
