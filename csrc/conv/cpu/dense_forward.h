@@ -191,8 +191,8 @@ inline void dense_forward(const Pair &p, const float *x, const float *w1, const 
       i < first.panels() ? first.pack(i) : second.pack(i - first.panels());
     });
     member.each(tasks, [&](long i) {
-      const Range strip = part(extents.mid_a, plan.strips, i % plan.strips, plan.grain);
-      detail::forward_strip(task, i / plan.strips, strip, member.memory);
+      const Range strip = part(extents.mid_a, plan.strips, i / p.batch, plan.grain);
+      detail::forward_strip(task, i % p.batch, strip, member.memory);
     });
   });
 }

@@ -59,11 +59,14 @@ struct Buffer {
   }
 };
 
-// Part i of n that is cut into `parts` nearly equal ones at multiples of
-// `grain`.
+// Part i of n that is cut into `parts` nearly equal ones at multiples of `grain`, the larger ones
+// first: begun in this order, they keep several threads busy to the end.
 inline Range part(long n, long parts, long i, long grain = 1) {
   const long blocks = (n + grain - 1) / grain;
-  return {std::min(n, blocks * i / parts * grain), std::min(n, blocks * (i + 1) / parts * grain)};
+  const auto begin = [&](long part) {
+    return std::min(n, (blocks / parts * part + std::min(part, blocks % parts)) * grain);
+  };
+  return {begin(i), begin(i + 1)};
 }
 
 constexpr long kL2 = 512 * 1024;
