@@ -8,7 +8,21 @@
 
 #include "scratch.h"
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 namespace pyphase::conv {
+
+// Threads that tasks can be shared out to. Only the partition of independent results may depend on
+// it: a sum over tasks would change its bits.
+inline std::int64_t most_threads() {
+#ifdef _OPENMP
+  return omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
 
 // Calls work(task, memory) for each task, with `bytes` of the thread's memory; `together` tasks in
 // a row go to one thread, in their order. The partition into tasks must not depend on the number of

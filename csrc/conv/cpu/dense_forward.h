@@ -8,6 +8,7 @@
 // Channels-first images are transposed on their way, a few lines at a time.
 #pragma once
 
+#include "../parallel.h"
 #include "activation.h"
 #include "dense_pack.h"
 #include "dense_plan.h"
@@ -47,7 +48,8 @@ struct ForwardPlan {
     }
     // Enough tasks, all alike, but of 48 pixels at least, so that a panel of weights serves 8
     // tiles, and no narrower than transposing allows where that is not drowned in arithmetic.
-    const long tasks = std::max(1L, ceil_div(kEnoughTasks, std::max(1L, long{p.batch})));
+    const long enough = std::max<long>(kEnoughTasks, most_threads());
+    const long tasks = std::max(1L, ceil_div(enough, std::max(1L, long{p.batch})));
     const bool heavy = p.channels[1] * first_axis(p).kernel >= 512;
     const long most = std::clamp(
         extents.mid_a * extents.y_b / 48, 1L,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../kernels.h"
+#include "../parallel.h"
 #include "passes.h"
 #include "row_pass.h"
 #include "row_straight.h"
@@ -18,6 +19,9 @@ constexpr std::int64_t kOutBytes = 24 * 1024;
 
 // Tasks that are enough for most machines' threads.
 constexpr std::int64_t kTasks = 4;
+
+// Columns that a tile should have for its own sake.
+constexpr std::int64_t kLeastColumns = 32;
 
 // Pixels of small planes that should go to one thread.
 constexpr std::int64_t kPlanesTogether = 16 * 1024;
@@ -65,12 +69,13 @@ Ahead lines_of(const Window<const S> &window, std::int64_t channel) {
 // NHWC whose channels lie side by side in 256 bytes, small planes of NCHW.
 template <class S, class Problem>
 std::int64_t tasks_together(const Problem &problem, std::int64_t pixel, std::int64_t tasks) {
+  const std::int64_t threads = larger(kTasks, most_threads());
   if (problem.in.channel == 1) {
     const std::int64_t line = 256 / (pixel * static_cast<std::int64_t>(sizeof(S)));
-    return larger(1, smaller(line, tasks / kTasks));
+    return larger(1, smaller(line, tasks / threads));
   }
   const std::int64_t planes = kPlanesTogether / larger(1, problem.height * problem.width * pixel);
-  return larger(1, smaller(planes, tasks / (4 * kTasks)));
+  return larger(1, smaller(planes, tasks / (4 * threads)));
 }
 
 // NHWC whose vectors of channels are whole, and need no conversion.
@@ -209,29 +214,43 @@ struct DepthwiseTiles {
   }
 
   // NHWC: the channels in 256 bytes, which memory likes; fewer, down to a cache line, where tiles
-  // would be narrow against what they read on either side.
+  // would be narrow against what they read on either side, or threads without work.
   void choose_channels(std::int64_t vectors) {
     const std::int64_t bytes = kWidth * static_cast<std::int64_t>(sizeof(S));
     const std::int64_t enough =
         smaller(problem.out_width, larger(32, 2 * (across.before + across.after)));
     blocks = !kPlanar && problem.in.channel == 1 ? smaller(vectors, larger(1, 256 / bytes)) : 1;
     blocks = larger(blocks, 1);
-    for (pixel = blocks * kWidth; blocks * bytes > 64 && most_columns() < enough;) {
-      blocks = (blocks + 1) / 2;
-      pixel = blocks * kWidth;
+    const auto choose = [&](std::int64_t count) {
+      blocks = count;
+      pixel = kPlanar ? 1 : blocks * kWidth;
+      groups = (vectors + blocks - 1) / blocks;
+    };
+    choose(blocks);
+    while (blocks * bytes > 64 &&
+           (most_columns() < enough || problem.batch * groups * most_tiles() < most_threads())) {
+      choose((blocks + 1) / 2);
     }
-    pixel = kPlanar ? 1 : pixel;
-    groups = (vectors + blocks - 1) / blocks;
   }
 
-  // As many columns as keep the rings small enough, in tiles of equal width; fewer, if that gives
-  // more threads work.
+  std::int64_t most_tiles() const { return larger(problem.out_width / kLeastColumns, 1); }
+
+  // As many columns as keep the rings small enough, in tiles of equal width; fewer, if that lets
+  // the threads end sooner. A tile takes the time of its columns and of those that it reads beside
+  // them.
   void choose_columns() {
     const Depthwise &p = problem;
     const std::int64_t total = all_rows(), least = least_rows(), most = most_columns();
     tiles = larger((p.out_width + most - 1) / most, 1);
-    const std::int64_t images = larger(p.batch * groups, 1);
+    const std::int64_t images = larger(p.batch * groups, 1), threads = most_threads();
     tiles = larger(tiles, smaller((kTasks + images - 1) / images, p.out_width / 48));
+    const auto busiest = [&](std::int64_t count) {
+      const std::int64_t width = (p.out_width + count - 1) / count + across.before + across.after;
+      return (images * count + threads - 1) / threads * width;
+    };
+    for (std::int64_t more = tiles + 1; more <= most_tiles(); ++more) {
+      tiles = busiest(more) < busiest(tiles) ? more : tiles;
+    }
     columns = (p.out_width + tiles - 1) / tiles;
     if (kPlanar) {
       columns = smaller(round_up(columns), p.out_width);
