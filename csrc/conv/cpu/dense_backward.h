@@ -180,7 +180,7 @@ class BackwardBand {
     if (wanted_.mid) {
       const Direct reach{one_, extents_.x_a};
       for (long panel = 0; panel < mid.count(); ++panel) {
-        convolve_panel(reach, task_.first, panel, false, x.data, x.steps, mid.at(panel),
+        convolve_panel(reach, task_.first, panel, {}, x.data, x.steps, mid.at(panel),
                        mid.steps(panel), columns, lines_);
       }
       if (p_.activation != Activation::none) {
@@ -194,7 +194,7 @@ class BackwardBand {
     if (wanted_.mid_gradient) {
       const Transposed reach(two_, extents_.y_b);
       for (long panel = 0; panel < grad_mid.count(); ++panel) {
-        convolve_panel(reach, task_.second_transposed, panel, false, grad_y.data,
+        convolve_panel(reach, task_.second_transposed, panel, {}, grad_y.data,
                        grad_y.turned().steps, grad_mid.at(panel), grad_mid.turned().steps(panel),
                        lines_, columns);
       }
@@ -296,11 +296,11 @@ class BackwardBand {
     const Buffer stage = Buffer::of(p_, ready.size(), lines_.size(), kPanel);
     for (long panel = 0; panel < task_.first_transposed.panels(); ++panel) {
       if (p_.channels_last) {
-        convolve_panel(reach, task_.first_transposed, panel, false, grad_mid, steps,
+        convolve_panel(reach, task_.first_transposed, panel, {}, grad_mid, steps,
                        target + panel * kPanel, {x_image_.a, x_image_.b}, ready, lines_);
         continue;
       }
-      convolve_panel(reach, task_.first_transposed, panel, false, grad_mid, steps,
+      convolve_panel(reach, task_.first_transposed, panel, {}, grad_mid, steps,
                      staged - ready.begin * stage.a - lines_.begin * stage.b, {stage.a, stage.b},
                      ready, lines_);
       const long count = std::min<long>(kPanel, p_.channels[0] - panel * kPanel);

@@ -81,6 +81,7 @@ struct ForwardTask {
   Packed first, second;
   const float *x;
   float *y;
+  bool streams;  // y, past the caches
 };
 
 struct ForwardMemory {
@@ -142,7 +143,7 @@ inline void forward_strip(const ForwardTask &task, long image, Range strip, floa
       }
       float *to = mid - strip.begin * mid_steps.along - top * mid_steps.across;
       for (long panel = 0; panel < task.first.panels(); ++panel) {
-        convolve_panel(reach_one, task.first, panel, p.activation == Activation::relu, from,
+        convolve_panel(reach_one, task.first, panel, {p.activation == Activation::relu}, from,
                        from_steps, to + panel * kPanel, mid_steps, strip, {next, end});
       }
       if (p.activation != Activation::none && p.activation != Activation::relu) {
@@ -156,11 +157,11 @@ inline void forward_strip(const ForwardTask &task, long image, Range strip, floa
     const Buffer stage = Buffer::of(p, strip.size(), lines.size(), kPanel);
     for (long panel = 0; panel < task.second.panels(); ++panel) {
       if (p.channels_last) {
-        convolve_panel(reach_two, task.second, panel, false, from, from_steps, y + panel * kPanel,
-                       {out.b, out.a}, lines, strip);
+        convolve_panel(reach_two, task.second, panel, {false, task.streams}, from, from_steps,
+                       y + panel * kPanel, {out.b, out.a}, lines, strip);
         continue;
       }
-      convolve_panel(reach_two, task.second, panel, false, from, from_steps,
+      convolve_panel(reach_two, task.second, panel, {}, from, from_steps,
                      staged - strip.begin * stage.a - lines.begin * stage.b, {stage.b, stage.a},
                      lines, strip);
       const long lanes = std::min<long>(kPanel, p.channels[2] - panel * kPanel);
@@ -186,7 +187,8 @@ inline void dense_forward(const Pair &p, const float *x, const float *w1, const 
   const Team team(first.size() + second.size(), detail::ForwardMemory(p, plan).size());
   first.packed = team.shared();
   second.packed = first.packed + first.size();
-  const detail::ForwardTask task{p, plan, first.result(), second.result(), x, y};
+  const detail::ForwardTask task{
+      p, plan, first.result(), second.result(), x, y, may_stream(p, y, p.channels[2])};
   const long tasks = p.batch * plan.strips;
   team.run(tasks == 1, [&](Team::Member member) {
     member.each(first.panels() + second.panels(), [&](long i) {
@@ -195,6 +197,9 @@ inline void dense_forward(const Pair &p, const float *x, const float *w1, const 
     member.each(tasks, [&](long i) {
       const Range strip = part(extents.mid_a, plan.strips, i / p.batch, plan.grain);
       detail::forward_strip(task, i % p.batch, strip, member.memory);
+      if (task.streams) {
+        finish_streams();
+      }
     });
   });
 }

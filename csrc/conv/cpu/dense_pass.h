@@ -166,7 +166,7 @@ inline void convolve(const ConvTile &tile, const Grid &grid) {
 // Outputs `along` x `across` of one panel. `in` and `out` are at pixel (0, 0),
 // which need not exist; the panel's first channel is written at `out`.
 template <class Reach>
-inline void convolve_panel(const Reach &reach, const Packed &packed, long panel, bool relu,
+inline void convolve_panel(const Reach &reach, const Packed &packed, long panel, Finish finish,
                            const float *in, Steps in_steps, float *out, Steps out_steps,
                            Range along, Range across) {
   const long channel = panel * kPanel;
@@ -196,7 +196,7 @@ inline void convolve_panel(const Reach &reach, const Packed &packed, long panel,
       tile.input_step = reach.input_step() * in_steps.along;
       tile.weight_step = reach.tap_step() * packed.in * width;
       tile.lanes = static_cast<int>(lanes);
-      tile.relu = relu;
+      tile.finish = finish;
       if (tile.input_step == tile.channels && tile.weight_step == tile.channels * width) {
         tile.channels *= tile.taps;  // one run: few channels would not fill a loop
         tile.taps = 1;

@@ -69,6 +69,15 @@ inline Range part(long n, long parts, long i, long grain = 1) {
   return {begin(i), begin(i + 1)};
 }
 
+// Whether a channels-last result with so many channels is better written past the caches; a panel
+// then writes whole cache lines.
+inline bool may_stream(const Pair &p, const float *result, long channels) {
+  constexpr long kLine = 64 / sizeof(float);
+  const long x = p.height * p.width * p.channels[0], y = p.out_height * p.out_width * p.channels[2];
+  return p.channels_last && kPanel % kLine == 0 && channels % kLine == 0 &&
+         4 * p.batch * (x + y) >= kPastCache && reinterpret_cast<std::uintptr_t>(result) % 64 == 0;
+}
+
 constexpr long kL2 = 512 * 1024;
 constexpr long kEnoughTasks = 8;
 

@@ -17,6 +17,11 @@ constexpr int kTileVectors = kVectorBytes == 64 ? 4 : 2;
 constexpr long kProducts = 128;  // summed in registers, before they go to a longer sum: rounding
 constexpr int kPanel = kTileVectors * kFloats;  // output channels that are computed at a time
 
+// What becomes of sums: a ReLU first, or not; written past the caches, or not.
+struct Finish {
+  bool relu = false, stream = false;
+};
+
 // Weights of a panel are [tap][input channel][lane].
 struct ConvTile {
   const float *weights;
@@ -24,7 +29,7 @@ struct ConvTile {
   long taps, channels;
   long input_step, weight_step;  // in elements, from a tap to the next one
   int lanes;                     // to be stored
-  bool relu;
+  Finish finish;
 };
 
 // A copy of the sums is addressed, so that they themselves stay in registers.
@@ -107,7 +112,7 @@ inline __attribute__((noinline)) void convolve(const ConvTile &tile, const float
       }
     }
   }
-  if (tile.relu) {
+  if (tile.finish.relu) {
     const Vec<float> zero = {};
 #pragma GCC unroll 8
     for (int r = 0; r < kPixels; ++r) {
@@ -117,7 +122,15 @@ inline __attribute__((noinline)) void convolve(const ConvTile &tile, const float
       }
     }
   }
-  if (tile.lanes == kVectors * kFloats) {
+  if (tile.finish.stream) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kPixels; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        stream(out[r] + v * kFloats, sum[r][v]);
+      }
+    }
+  } else if (tile.lanes == kVectors * kFloats) {
 #pragma GCC unroll 8
     for (int r = 0; r < kPixels; ++r) {
 #pragma GCC unroll 4

@@ -30,10 +30,6 @@ constexpr std::int64_t kPlanesTogether = 16 * 1024;
 constexpr std::int64_t kAhead = 8;
 constexpr std::int64_t kAheadPixels = 1024;  // at least, where rows are read where they lie
 
-// Bytes of x and y, from which on y is not worth a place in the last cache: it would be read from
-// memory first, and would drive x out.
-constexpr std::int64_t kPastCache = 8 * 1024 * 1024;
-
 // Rows an odd number of cache lines apart spread over all sets of a cache.
 template <class T>
 constexpr std::int64_t odd_lines(std::int64_t elements) {

@@ -71,6 +71,10 @@ PYPHASE_INLINE void store(T *p, Vec<T> v) {
   *reinterpret_cast<typename VectorOf<T>::Loose *>(p) = v;
 }
 
+// Bytes that an operation reads and writes, from which on a result is not worth a place in the last
+// cache: it would be read from memory first, and would drive out what is read.
+constexpr std::int64_t kPastCache = 8 * 1024 * 1024;
+
 // To memory past the caches, where the machine can; p is aligned to a vector.
 template <Real T>
 PYPHASE_INLINE void stream(T *p, Vec<T> v) {
