@@ -52,6 +52,8 @@ def auto_choice(native: _core.ConvPair | _core.ConvStrips, task: str) -> str:
     """Return what serves under auto: the kernel ("native") or torch, for forward and backward."""
     if not native.kernel:
         return "torch"
-    passes = [False] if task == "forward" else [False, True]
-    chosen = ["native" if native.wins(backward) else "torch" for backward in passes]
-    return " + ".join(dict.fromkeys(chosen))
+    if task == "forward":
+        return "native" if native.wins(False) else "torch"
+    if not native.wins(True):
+        return "torch"  # wholly
+    return "native" if native.wins(False) else "torch + native"

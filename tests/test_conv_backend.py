@@ -104,6 +104,21 @@ def test_what_serves(backward):
         assert uncovered.native(backward) is None
 
 
+def test_training_is_wholly_torchs_where_its_backward_pass_wins():
+    """Else the intermediate would be computed twice, once by either."""
+    x, row, column = torch.randn(1, 64, 8, 8), torch.randn(64, 64, 1, 5), torch.randn(64, 64, 5, 1)
+    problem = PairProblem(x, row, column, None, None, make_options(1, 2, 1, 1, "none", None))
+    assert problem.native(backward=False) is not None
+    assert problem.native(backward=True) is None
+    assert problem.is_native(with_grad=False)
+    assert not problem.is_native(with_grad=True)
+    output = conv.factorized_conv2d(x, row.requires_grad_(), column, padding=2)
+    assert type(output.grad_fn).__name__ == "ConvolutionBackward0"
+    with conv.backend("native"):
+        output = conv.factorized_conv2d(x, row, column, padding=2)
+    assert "PairFunction" in type(output.grad_fn).__name__
+
+
 def test_no_fused_kernel_is_no_error():
     problem = PROBLEMS["grouped"]
     tensors = reference.tensors(problem)

@@ -1,11 +1,9 @@
 // For which dense float32 problems these kernels are at least as fast as two of torch's
 // convolutions.
 //
-// Measured against torch 2.13 in the same layout on two cores of an AMD Zen 3 with AVX2: the
-// benchmark's problems, and 61 more from 1 to 2048 channels and 1x1 to 128x128 pixels. What is not
-// excluded below won there or tied, within a noise of about 5 %. In training the bar is lower:
-// where torch's backward pass follows this forward pass, the intermediate is computed once more
-// (0.7 to 0.9 of torch's speed).
+// Measured against torch 2.13 in the same layout on two cores with AVX2, of an AMD Zen 1 and a Zen
+// 3: the benchmark's problems, on the latter also 61 more from 1 to 2048 channels and 1x1 to
+// 128x128 pixels. What is not excluded below won or tied, within a noise of about 3 %.
 #pragma once
 
 #include <algorithm>
@@ -18,14 +16,24 @@ namespace pyphase::conv {
 inline bool dense_wins(const Pair &p, bool backward) {
   const std::int64_t pixels = p.mid_height() * p.mid_width();
   const std::int64_t *c = p.channels;
-  const std::int64_t most = std::max({c[0], c[1], c[2]});
+  const auto [least, most] = std::minmax({c[0], c[1], c[2]});
   const std::int64_t longest = std::max(p.row.kernel, p.column.kernel);
+  const std::int64_t widest = std::max(p.row.dilation, p.column.dilation);
+  // Torch's passes are near the peak where many channels meet many taps, or pixels that lie apart,
+  // and in training don't compute the intermediate once more (0.95 to 1.05 of its speed).
+  if (backward && (longest >= 5 ? least >= 64 : least >= 128 && widest > 1 && pixels >= 100)) {
+    return false;
+  }
   if (p.channels_last) {
-    // Torch's forward pass is near the peak with short kernels and 32 channels or more (0.8
-    // to 1.1), its backward pass where many channels meet few pixels (0.9).
-    if (!backward && longest < 5 && most > 16) {
+    // The same holds forward, with short kernels already from 32 channels on (0.9 to 1.1).
+    if (!backward && most > (longest < 5 ? 16 : 64)) {
       return false;
     }
+    // Three channels fill no tile, and little work follows (0.9 to 1.0).
+    if (!backward && c[0] < 4 && c[1] < 32) {
+      return false;
+    }
+    // Few pixels for many channels (0.9).
     if (backward && most > 128 && pixels < 100) {
       return false;
     }
@@ -45,7 +53,7 @@ inline bool dense_wins(const Pair &p, bool backward) {
       return false;
     }
     // Rows that lie far apart (0.8).
-    if (std::max(p.row.dilation, p.column.dilation) > 8) {
+    if (widest > 8) {
       return false;
     }
   }
