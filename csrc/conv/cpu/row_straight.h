@@ -2,8 +2,10 @@
 //
 // Neighbouring vectors are in registers, and what each tap needs is shifted out of two of them;
 // outside of the image they are zero. So no padded copy is made, and the alignment of the rows does
-// not matter. Loads and shuffles share the work: the taps next to the middle one are loaded where
-// that stays inside the row. For centred kernels of the usual lengths; row_pass.h has the others.
+// not matter. Loads and shuffles share the work: inside of a row some taps are loaded. Where the
+// weights don't fit the registers and are loaded, too, these are only those next to the middle one;
+// such a kernel is long, and has four sums, which wait for themselves less than two. For centred
+// kernels of the usual lengths; row_pass.h has the others.
 #pragma once
 
 #include "simd.h"
@@ -50,31 +52,49 @@ struct Reach {
     }
     pairs[kLast] = Neighbours<T>(pairs[kLast].b, last);
   }
+
+  // The vector at `at`, inside of a row.
+  template <class S>
+  PYPHASE_INLINE void append(const S *at) {
+    append(load(at));
+#ifdef PYPHASE_AVX2
+    if constexpr (std::is_same_v<S, float>) {  // a load costs less than a shuffle across 16 bytes
+      pairs[kLast].middle = load(at - 4);
+    }
+#endif
+  }
 };
 
-// The sums of a vector of outputs. kLoads: src may be read a pixel beyond its vector.
+constexpr int kLongTaps = 9;
+
+// The sums of a vector of outputs. kLoads: all that its taps read lies inside of the row.
 template <int kTaps, bool kLoads, class S, class T>
 PYPHASE_INLINE Vec<T> straight_vector(const S *at, const Reach<T, kTaps> &reach, const Vec<T> *w,
                                       Vec<T> bias) {
   constexpr int kHalf = kTaps / 2, kSide = Reach<T, kTaps>::kSide;
-  Vec<T> even = bias, odd{};
+  constexpr int kSums = kTaps < kLongTaps ? 2 : 4;
+  Vec<T> sums[kSums] = {bias};
   const auto add = [&]<int kTap>(std::integral_constant<int, kTap>) {
     constexpr int kFrom = kSide * kLanes<T> + kTap - kHalf;
+    constexpr int kAway = kTap < kHalf ? kHalf - kTap : kTap - kHalf;
     Vec<T> in;
-    if constexpr (kLoads && (kTap - kHalf == 1 || kTap - kHalf == -1)) {
+    if constexpr (kLoads && (kTaps < kLongTaps ? kAway % 2 == 1 : kAway == 1)) {
       in = load(at + kTap - kHalf);
     } else if constexpr (kFrom == 2 * kSide * kLanes<T>) {
       in = reach.pairs[reach.kLast].b;
     } else {
       in = reach.pairs[kFrom / kLanes<T>].template shifted<kFrom % kLanes<T>>();
     }
-    Vec<T> &sum = kTap % 2 == 0 ? even : odd;
-    sum = fma<T>(w[kTap], in, sum);
+    sums[kTap % kSums] = fma<T>(w[kTap], in, sums[kTap % kSums]);
   };
   [&]<int... kTap>(std::integer_sequence<int, kTap...>) {
     (add(std::integral_constant<int, kTap>{}), ...);
   }(std::make_integer_sequence<int, kTaps>{});
-  return even + odd;
+  if constexpr (kSums == 4) {
+    sums[0] += sums[2];
+    sums[1] += sums[3];
+  }
+  return sums[0] + sums[1];
 }
 
 template <int kTaps, class S, class T = Compute<S>>
@@ -106,16 +126,15 @@ __attribute__((noinline)) void straight_rows(const StraightRows<S> &rows) {
       reach.append(vector(i - kSide));
     }
     std::int64_t i = 0;
-    if (rows.before == 0 && vectors > 0) {
-      reach.append(vector(kSide));
-      store(to, straight_vector<kTaps, false>(from, reach, w, bias));
-      i = 1;
+    for (; rows.before == 0 && i < smaller(kSide, vectors); ++i) {
+      reach.append(vector(i + kSide));
+      store(to + i * kWidth, straight_vector<kTaps, false>(from + i * kWidth, reach, w, bias));
     }
 #pragma GCC unroll 2
     for (; i < whole; ++i) {
       const S *at = from + i * kWidth;
       __builtin_prefetch(at + rows.ahead, 0, 3);
-      reach.append(load(at + kSide * kWidth));
+      reach.append(at + kSide * kWidth);
       store(to + i * kWidth, straight_vector<kTaps, true>(at, reach, w, bias));
     }
     for (; i < vectors; ++i) {
