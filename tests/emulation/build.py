@@ -107,7 +107,7 @@ def host_library(
 
     `mutable`: the source whose faults `machine.mutate` turns on.
     """
-    flags: tuple[str, ...] = ("-O1", "-fsanitize=thread") if checked else ("-O2",)
+    flags = ("-O1", "-fsanitize=thread") if checked else ("-O1",)
     runtime = sorted(path for path in HOST.glob("*.cpp") if path.stem in RUNTIME)
     if checked:
         runtime += [HOST / "instrument.cpp", HOST / "shadow.cpp", HOST / "tensors.cpp"]

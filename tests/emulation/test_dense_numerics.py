@@ -27,10 +27,10 @@ UNCOVERED = ("dense, 1x1", "dense, more padding than kernel")  # of backward pas
 LAYERS = {
     "low rank": Problem((16, 4, 16), (20, 19), (7, 7), biases=(False, True)),
     "ERFNet": Problem(
-        (40, 72, 40), (18, 20), (3, 3), dilation=(2, 2), row_first=False, activation="relu"
+        (40, 72, 40), (18, 20), (3, 3), dilation=(2, 2), row_first=False, batch=1, activation="relu"
     ),
     "stem": Problem((3, 16, 24), (33, 30), (7, 7), stride=(2, 2), padding=(3, 3)),
-    "Inception": Problem((32, 48, 64), (17, 17), (7, 7), batch=1),
+    "Inception": Problem((16, 24, 40), (17, 17), (7, 7), batch=1),
     "long": Problem((8, 8, 8), (12, 40), (5, 21), batch=1, activation="gelu"),
 }
 
