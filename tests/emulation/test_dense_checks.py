@@ -27,6 +27,7 @@ from emulation.test_dense_numerics import LAYOUTS, PASSES, draw, hold_tf32
 from emulation.test_depthwise_checks import case_id
 
 pytestmark = pytest.mark.emulation
+SMALL = dense.Gpu(sms=4)  # few blocks, each with much to do
 BFLOAT16 = build.KERNELS / "dense_bfloat16.cu"
 CASES = {
     "ragged": Problem((5, 9, 6), (7, 11), (3, 5), batch=1, activation="relu"),
@@ -58,10 +59,10 @@ def hold(library, name, math, channels_last, backward):
     problem, (dtype, tf32) = CASES[name], MATHS[math]
     tensors, grad = draw(problem, dtype, channels_last)
     if tf32:  # whose bound knows of no activation
-        hold_tf32(library, problem._replace(activation="none"), tensors, grad, backward)
+        hold_tf32(library, problem._replace(activation="none"), tensors, grad, backward, SMALL)
         return
     exact = pair_bound(problem, tensors, grad)
-    found = dense.run(library, problem, tensors, grad, backward=backward)
+    found = dense.run(library, problem, tensors, grad, backward=backward, gpu=SMALL)
     exact.of(range(1, len(exact.exact)) if backward else [0]).hold(found, problem)
 
 
@@ -107,7 +108,7 @@ def launched(name, math, channels_last, backward) -> set[str]:
     """The kernels that a pass of a case launches."""
     problem, (dtype, tf32), launches = CASES[name], MATHS[math], Launches(dense.library())
     tensors, grad = draw(problem, dtype, channels_last)
-    dense.run(launches, problem, tensors, grad, backward=backward, tf32=tf32)
+    dense.run(launches, problem, tensors, grad, backward=backward, tf32=tf32, gpu=SMALL)
     return launches.names
 
 
