@@ -137,12 +137,12 @@ def test_a_read_only_folder_is_said_before_the_training():
     shutil.rmtree(folder)
 
 
-def test_a_resume_that_fails_leaves_the_file_and_the_model(tmp_path):
-    good = tmp_path / "c.pt"
+def test_a_resume_that_fails_leaves_the_file_and_the_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # errors show the begin of a long path
+    good, bad = Path("c.pt"), Path("bad.pt")
     with pytest.raises(KeyboardInterrupt):
         make().fit_opt_sched(PHASES, callbacks=[Stop(4), Checkpoint(good)])
     content = good.read_bytes()
-    bad = tmp_path / "bad.pt"
     for damage, match in (
         (content[: len(content) // 2], r"bad\.pt' is not a whole checkpoint"),
         (b"not a checkpoint", r"bad\.pt' is not a whole checkpoint"),

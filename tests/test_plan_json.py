@@ -109,7 +109,7 @@ def test_there_and_back(drawn):
         {"opt_fn": functools.partial(SGD, dampening=np.float32(0.5))},
         {"name": "\ud800 \u00e9 \U0001f600"},
     ],
-    ids=repr,
+    ids=", ".join,
 )
 def test_there_and_back_of_each_field(arguments):
     plan = Plan([TrainingPhase(**arguments)], steps_per_epoch=10, batch_size=8)

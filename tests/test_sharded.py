@@ -137,7 +137,7 @@ def test_states_that_are_no_good(saved, tmp_path):
         load_sharded(make_loop([TrainingPhase(steps=9)]), saved)
     (part,) = (saved / "00000001").glob("*.distcp")
     part.write_bytes(part.read_bytes()[:100])
-    with pytest.raises(PhaseError, match="00000001' is not a whole checkpoint"):
+    with pytest.raises(PhaseError, match="is not a whole checkpoint"):
         load_sharded(make(), saved)
     loop = make()
     next(iter(loop))

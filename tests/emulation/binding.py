@@ -39,7 +39,8 @@ def emulated() -> Any:
     kernels = [path for path in sources() if path.suffix == ".cu"]
     others = [path for path in sources() if path.suffix == ".cpp"]
     others.append(build.HOST / "device_emulated.cpp")
-    objects = [build.compile_object(path, ("-O2",)) for path in [*sorted(runtime), *kernels]]
+    objects = [build.compile_object(path, ("-O2",)) for path in sorted(runtime)]
+    objects += [build.compile_object(path, ("-O1",)) for path in kernels]
     objects += [build.compile_object(path, tuple(flags)) for path in others]
     stem = hashlib.sha256(repr(objects).encode()).hexdigest()[:16]
     command = ["g++", "-shared", *map(str, objects), "-ldl"]

@@ -24,6 +24,7 @@ LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "
 PASSES = pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 NAMES = [name for name, problem in PROBLEMS.items() if problem.groups == (1, 1)]
 UNCOVERED = ("dense, 1x1", "dense, more padding than kernel")  # of backward passes
+SMALL = Gpu(sms=16)  # for the layers: few blocks, whose tiles are as large as in a whole network
 LAYERS = {
     "low rank": Problem((16, 4, 16), (20, 19), (7, 7), biases=(False, True)),
     "ERFNet": Problem(
@@ -58,7 +59,8 @@ def hold(problem, dtype, channels_last, backward=(False, True), gpu=A100):
 @pytest.mark.parametrize("name", [*NAMES, *LAYERS])
 def test_output_and_gradients_err_no_more_than_torch(name, dtype, channels_last):
     backward = (False,) if name in UNCOVERED else (False, True)
-    hold((PROBLEMS | LAYERS)[name], dtype, channels_last, backward)
+    gpu = SMALL if name in LAYERS else A100
+    hold((PROBLEMS | LAYERS)[name], dtype, channels_last, backward, gpu)
 
 
 @st.composite
@@ -91,13 +93,13 @@ def test_ragged_problems_err_no_more_than_torch(problem, dtype, channels_last, s
     hold(problem, dtype, channels_last, gpu=Gpu(sms=sms))
 
 
-def hold_tf32(lib, problem, tensors, grad, backward):
+def hold_tf32(lib, problem, tensors, grad, backward, gpu=A100):
     """Hold a pass in TF32 by the bound of this file; with more error than float32 would have."""
     wide = [None if t is None else t.double() for t in tensors]
     exact = evaluate(lambda *t: reference.torch_pair(problem, *t), wide, grad.double())
     absolute = [None if t is None else t.abs() for t in wide]
     terms = evaluate(lambda *t: reference.torch_pair(problem, *t), absolute, grad.double().abs())
-    found = dense.run(lib, problem, tensors, grad, backward=backward, tf32=True)
+    found = dense.run(lib, problem, tensors, grad, backward=backward, tf32=True, gpu=gpu)
     part = slice(1, None) if backward else slice(1)
     errors = [(a.double() - b).abs() for a, b in zip(found, exact[part], strict=True)]
     limits = [6 * 2.0**-11 * 1.1 * t for t in terms[part]]
@@ -110,7 +112,8 @@ def hold_tf32(lib, problem, tensors, grad, backward):
 @pytest.mark.parametrize("name", ["low rank", "stem", "Inception"])
 def test_tf32_errs_by_the_rounding_of_operands(name, channels_last, backward):
     problem = LAYERS[name]
-    hold_tf32(dense.library(), problem, *draw(problem, torch.float32, channels_last), backward)
+    drawn = draw(problem, torch.float32, channels_last)
+    hold_tf32(dense.library(), problem, *drawn, backward, SMALL)
 
 
 @pytest.mark.parametrize("index", range(5))

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <new>
 #include <random>
@@ -54,7 +55,7 @@ std::string where(const Thread &thread) {
 
 bool same_place(const Thread &a, const Thread &b) {
   return a.state == b.state && a.site.line == b.site.line &&
-         std::strcmp(a.site.file, b.site.file) == 0;
+         (a.site.file == b.site.file || std::strcmp(a.site.file, b.site.file) == 0);
 }
 
 // Two threads that keep each other waiting.
@@ -191,6 +192,11 @@ void meet(std::uint32_t mask, void *arguments, Work work, Order order, Site site
   self.arguments = arguments;
   self.site = site;
   Thread *const warp = &block.threads[static_cast<std::size_t>(first)];
+  const Thread &last = warp[31 - std::countl_zero(mask)];
+  if (last.state != State::at_meeting && same_place(warp[std::countr_zero(mask)], self)) {
+    yield();  // what most find, since threads get their turn in order
+    return;
+  }
   void *all[32] = {};
   for (int i = 0; i < lanes; ++i) {
     if (!(mask >> i & 1)) continue;

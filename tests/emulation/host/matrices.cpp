@@ -54,15 +54,21 @@ void multiply(void *const (&lanes)[32]) {
       }
     }
   }
-  for (int lane = 0; lane < 32; ++lane) {
-    const auto &own = *static_cast<const MmaArguments *>(lanes[lane]);
-    for (int e = 0; e < 4; ++e) {
-      const int row = (lane >> 2) + 8 * (e >> 1), column = 2 * (lane & 3) + (e & 1);
-      double sum = static_cast<double>(own.d[e]);
-      for (int k = 0; k < depth; ++k) sum += a[row][k] * b[k][column];
-      own.d[e] = static_cast<float>(sum);
+  double sums[16][8];
+  const auto each = [&](auto use) {
+    for (int lane = 0; lane < 32; ++lane) {
+      float *const d = static_cast<const MmaArguments *>(lanes[lane])->d;
+      for (int e = 0; e < 4; ++e)
+        use(d[e], sums[(lane >> 2) + 8 * (e >> 1)][2 * (lane & 3) + (e & 1)]);
+    }
+  };
+  each([](float d, double &sum) { sum = static_cast<double>(d); });
+  for (int row = 0; row < 16; ++row) {
+    for (int k = 0; k < depth; ++k) {
+      for (int column = 0; column < 8; ++column) sums[row][column] += a[row][k] * b[k][column];
     }
   }
+  each([](float &d, double sum) { d = static_cast<float>(sum); });
 }
 
 struct LdmatrixArguments {

@@ -27,7 +27,7 @@ class Lanes:
         self.blocks = len(blocks)
         self.count = self.threads * self.blocks
         self.thread = np.tile(np.arange(self.threads, dtype=np.int64), self.blocks)
-        self.block = np.repeat(np.arange(self.blocks, dtype=np.int64), self.threads)
+        self.every = np.ones(self.count, bool)  # the mask where no lane is left out
         self._registers: dict[str, Array] = {}
         self._special = self._specials(grid, block, blocks)
         self._parameters = {name: offset for name, offset, _ in kernel.parameters}
@@ -107,7 +107,10 @@ class Lanes:
         target = self.register(operand)
         if target.dtype != np.bool_:
             value = bits_of(value, target.dtype.itemsize * 8)
-        np.copyto(target, value, where=mask)
+        if mask is self.every:
+            target[...] = value
+        else:
+            np.copyto(target, value, where=mask)
 
     def address(self, operand: str) -> Array:
         """[register + offset] or [symbol + offset], in int64."""

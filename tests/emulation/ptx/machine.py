@@ -86,6 +86,8 @@ class Machine:
                 raise Fault("deadlock: every thread waits at a barrier or has exited")
             at = int(self._counter[ready].min())
             mask = ready & (self._counter == at)
+            if mask.all():
+                mask = self.lanes.every
             others = self._counter[ready & ~mask]
             self._run_on(at, mask, int(others.min()) if others.size else -1)
 

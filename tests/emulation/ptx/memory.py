@@ -86,8 +86,10 @@ def _load(machine, space: str, who: Array, at: Array, size: int, count: int, tex
 
 def _fill(machine, ins: Instruction, registers, numbers, who: Array, mask: Array) -> None:
     for register, got in zip(registers, numbers, strict=True):
-        full = np.zeros(machine.lanes.count, got.dtype)
-        full[who] = got
+        full = got
+        if mask is not machine.lanes.every:
+            full = np.zeros(machine.lanes.count, got.dtype)
+            full[who] = got
         if ins.type[0] == "s":
             full = full.view(f"i{got.dtype.itemsize}")
         machine.lanes.write(register, full, mask)

@@ -66,15 +66,8 @@ class Kernel:
 
 def split_operands(text: str) -> list[str]:
     """Split at the commas that no bracket encloses."""
-    parts, depth, current = [], 0, ""
-    for char in text:
-        depth += (char in "{[(") - (char in "}])")
-        if char == "," and depth == 0:
-            parts.append(current.strip())
-            current = ""
-        else:
-            current += char
-    return [*parts, current.strip()] if current.strip() else parts
+    parts = re.split(r",(?![^{\[(]*[}\])])", text)
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _parameters(text: str) -> list[tuple[str, int, int]]:
@@ -97,16 +90,16 @@ def _parameters(text: str) -> list[tuple[str, int, int]]:
 
 def _statements(body: str) -> list[str]:
     """Split a body at its semicolons, labels ending in a colon; braces may open scopes."""
-    found, current, depth = [], "", 0
-    for char in body:
-        if char in "{}" and not current.strip() and (char == "{" or depth == 0):
-            continue
-        depth += (char in "{[(") - (char in "}])")
-        if char == ";" or (char == ":" and re.fullmatch(r"\s*\$?[\w$]+", current)):
-            found.append(current.strip() + (":" if char == ":" else ""))
-            current = ""
+    found, start, depth = [], 0, 0
+    for mark in re.finditer(r"[{}\[\]();:]", body):
+        char, current = mark[0], body[start : mark.start()].strip()
+        if char in "{}" and not current and (char == "{" or depth == 0):
+            start = mark.end()
+        elif char == ";" or (char == ":" and re.fullmatch(r"\$?[\w$]+", current)):
+            found.append(current + (":" if char == ":" else ""))
+            start = mark.end()
         else:
-            current += char
+            depth += (char in "{[(") - (char in "}])")
     return found
 
 
@@ -159,6 +152,7 @@ class Module(Mapping[str, Kernel]):
         entries = re.finditer(r"\.entry\s+(\w+)\s*\((.*?)\)([^{]*)\{", self._text, re.S)
         self._entries = {match[1]: match for match in entries}
         self._kernels: dict[str, Kernel] = {}
+        self._texts: dict[str, str] = {}
 
     def __getitem__(self, name: str) -> Kernel:
         if name not in self._kernels:
@@ -176,16 +170,25 @@ class Module(Mapping[str, Kernel]):
         bound = re.search(r"\.maxntid\s+(\d+)(?:,\s*(\d+))?(?:,\s*(\d+))?", self._entries[name][3])
         return int(bound[1]) * int(bound[2] or 1) * int(bound[3] or 1) if bound else 1024
 
-    def _read(self, entry: re.Match[str]) -> Kernel:
-        depth, end = 1, entry.end()
+    def text(self, name: str) -> str:
+        """A kernel's declaration and body, as they stand in the module."""
+        if name not in self._texts:
+            entry = self._entries[name]
+            self._texts[name] = self._text[entry.start() : self._end(entry)]
+        return self._texts[name]
+
+    def _end(self, entry: re.Match[str]) -> int:
+        depth = 1
         for brace in re.compile(r"[{}]").finditer(self._text, entry.end()):
             depth += 1 if brace[0] == "{" else -1
             if depth == 0:
-                end = brace.start()
-                break
+                return brace.start()
+        raise Unsupported(f"no brace closes {entry[1]}")
+
+    def _read(self, entry: re.Match[str]) -> Kernel:
         kernel = Kernel(entry[1], _parameters(entry[2]), shared=self._shared)
         kernel.max_threads = self.max_threads(entry[1])
-        _read_body(kernel, self._text[entry.end() : end])
+        _read_body(kernel, self._text[entry.end() : self._end(entry)])
         return kernel
 
 

@@ -1,7 +1,8 @@
 """Shared memory of a batch of blocks, and its shadow: writers and readers since the last barrier.
 
 Two accesses of one place, one of them a write, must have a barrier between them, or a __syncwarp()
-if both are of one warp. Epochs count barriers and __syncwarp()s passed; epoch 0 is never.
+if both are of one warp. Epochs count barriers and __syncwarp()s passed; epoch 0 is never. Reads are
+recorded when somebody writes: most are forgotten before, since a barrier orders them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from emulation.machine import Fault
 from .values import UNSIGNED, Array
 
 UNIT = 2  # bytes that one entry of the shadow stands for
+READS = 64  # instructions whose reads wait at most, for their memory
 
 
 class SharedMemory:
@@ -20,11 +22,15 @@ class SharedMemory:
         self.size = size
         self.room = -(-max(size, 1) // 16) * 16
         self.bytes = np.full(blocks * self.room, 0xFF, np.uint8)  # NaN in every float type
-        self._threads = threads
+        self._block = np.repeat(np.arange(blocks), threads)  # of each lane
+        self._thread = np.tile(np.arange(threads, dtype=np.int32), blocks)
+        self._begin = self._block * self.room
         units = blocks * self.room // UNIT
         self._writer = np.full(units, -1, np.int32)
         self._reader = np.full(units, -1, np.int32)
         self._in_flight = np.zeros(units, bool)
+        self._has_copies = False
+        self._reads: list[tuple[Array, ...]] = []
         self._many_lanes = np.zeros(units, bool)  # have read since the warp's last __syncwarp()
         self._many_warps = np.zeros(units, bool)  # have read since the last barrier
         self._write_epoch = np.zeros(units, np.int32)
@@ -36,15 +42,15 @@ class SharedMemory:
 
     def place(self, lanes: Array, address: Array, size: int, text: str) -> Array:
         """Byte offsets in `bytes` of accesses by lanes to their blocks' memory."""
-        outside = (address < 0) | (address + size > self.size)
-        if outside.any():
+        if address.min(initial=0) < 0 or address.max(initial=0) + size > self.size:
+            outside = (address < 0) | (address + size > self.size)
             raise Fault(
                 f"out of bounds of shared memory: {int(address[outside][0])} of {self.size} bytes:"
                 f" {text}"
             )
-        if (address % size).any():
+        if np.bitwise_or.reduce(address) & (size - 1):
             raise Fault(f"misaligned access to shared memory: {text}")
-        return lanes // self._threads * self.room + address
+        return self._begin[lanes] + address
 
     def load(self, lanes: Array, address: Array, size: int, count: int, text: str) -> list[Array]:
         """`count` numbers of `size` bytes, one after the other, for each lane."""
@@ -64,9 +70,9 @@ class SharedMemory:
     def _parties(self, lanes: Array, place: Array, size: int) -> tuple[Array, ...]:
         """Units, (accesses, units of one); threads, barrier and warp epochs, (accesses, 1)."""
         return (
-            (place[:, None] + np.arange(0, size, UNIT)) // UNIT,
-            (lanes % self._threads).astype(np.int32)[:, None],
-            self.epoch[lanes // self._threads][:, None],
+            _units(place, size),
+            self._thread[lanes][:, None],
+            self.epoch[self._block[lanes]][:, None],
             self.warp_epoch[lanes][:, None],
         )
 
@@ -74,24 +80,40 @@ class SharedMemory:
         if wrong.any():
             row = int(np.argwhere(wrong)[0][0])
             lane = int(lanes[row])
-            thread, offset = lane % self._threads, int(place[row]) % self.room
+            thread, offset = int(self._thread[lane]), int(place[row]) % self.room
             raise Fault(f"{what}: thread {thread} at shared[{offset}]: {text}")
 
     def _unordered_write(self, units: Array, me: Array, epoch: Array, warp_epoch: Array) -> Array:
+        recent = self._write_epoch[units] == epoch
+        if not recent.any():
+            return recent
         writer = self._writer[units]
-        recent = (self._write_epoch[units] == epoch) & (writer != me)
+        recent &= writer != me
         within = (writer >> 5 == me >> 5) & (self._write_warp_epoch[units] < warp_epoch)
         return recent & ~within
 
     def check_read(self, lanes: Array, place: Array, size: int, text: str) -> None:
         units, me, epoch, warp_epoch = self._parties(lanes, place, size)
-        flying = self._in_flight[units]
-        self._refuse(flying, lanes, place, "read of bytes that a cp.async has in flight", text)
+        if self._has_copies:
+            flying = self._in_flight[units]
+            self._refuse(flying, lanes, place, "read of bytes that a cp.async has in flight", text)
         never = self._write_epoch[units] == 0
         self._refuse(never, lanes, place, "read of uninitialised shared memory", text)
         raced = self._unordered_write(units, me, epoch, warp_epoch)
         self._refuse(raced, lanes, place, "race with a write", text)
-        self._record_read(units, me, epoch, warp_epoch)
+        self._reads.append((units, me, epoch, warp_epoch, self._block[lanes]))
+        if len(self._reads) > READS:
+            self._record_reads()
+
+    def _record_reads(self) -> None:
+        """Record the reads since which no barrier has been passed."""
+        for *read, block in self._reads:
+            recent = read[2][:, 0] == self.epoch[block]
+            if recent.all():
+                self._record_read(*read)
+            elif recent.any():
+                self._record_read(*(each[recent] for each in read))
+        self._reads.clear()
 
     def _record_read(self, units: Array, me: Array, epoch: Array, warp_epoch: Array) -> None:
         before = self._reader[units]
@@ -114,26 +136,42 @@ class SharedMemory:
     ) -> None:
         """Check a write and record it; `lands`: of a cp.async that its own thread waited for."""
         units, me, epoch, warp_epoch = self._parties(lanes, place, size)
-        flying = self._in_flight[units] & ~np.bool_(lands)
-        self._refuse(flying, lanes, place, "write to bytes that a cp.async has in flight", text)
+        if self._has_copies and not lands:
+            flying = self._in_flight[units]
+            self._refuse(flying, lanes, place, "write to bytes that a cp.async has in flight", text)
         raced = self._unordered_write(units, me, epoch, warp_epoch)
         self._refuse(raced, lanes, place, "race with a write", text)
-        recent = self._read_epoch[units] == epoch
-        reader = self._reader[units]
-        others = (reader >> 5 != me >> 5) | self._many_warps[units]
-        within = self._read_warp_epoch[units] == warp_epoch
-        others |= within & (self._many_lanes[units] | (reader != me))
-        self._refuse(recent & others, lanes, place, "race with a read", text)
+        if not lands:  # while it flew, a read of these bytes was a fault by itself
+            self._refuse_unordered_reads(lanes, place, units, me, epoch, warp_epoch, text)
         self._writer[units] = me
         self._write_epoch[units] = epoch
         self._write_warp_epoch[units] = warp_epoch
         both = self._writer[units] != me
         self._refuse(both, lanes, place, "race with a write, in one instruction", text)
 
+    def _refuse_unordered_reads(
+        self, lanes: Array, place: Array, units: Array, me: Array, epoch: Array, warp_epoch: Array,
+        text: str,
+    ) -> None:  # fmt: skip
+        self._record_reads()
+        recent = self._read_epoch[units] == epoch
+        if recent.any():
+            reader = self._reader[units]
+            others = (reader >> 5 != me >> 5) | self._many_warps[units]
+            within = self._read_warp_epoch[units] == warp_epoch
+            others |= within & (self._many_lanes[units] | (reader != me))
+            self._refuse(recent & others, lanes, place, "race with a read", text)
+
     def start_copy(self, lanes: Array, place: Array, size: int, text: str) -> None:
         self.check_write(lanes, place, size, text)
-        self._in_flight[(place[:, None] + np.arange(0, size, UNIT)) // UNIT] = True
+        self._in_flight[_units(place, size)] = True
+        self._has_copies = True
 
     def land_copy(self, lanes: Array, place: Array, size: int, text: str) -> None:
         self.check_write(lanes, place, size, text, lands=True)
-        self._in_flight[(place[:, None] + np.arange(0, size, UNIT)) // UNIT] = False
+        self._in_flight[_units(place, size)] = False
+
+
+def _units(place: Array, size: int) -> Array:
+    """The shadow's entries for accesses of so many bytes, (accesses, entries of one)."""
+    return (place // UNIT)[:, None] + np.arange(-(-size // UNIT))
