@@ -351,6 +351,14 @@ def test_large_images_are_written_past_the_caches(dtype, shift, row_first):
     check_pair(problem, dtype, True, shift=shift)
 
 
+@pytest.mark.parametrize("channels", [(16, 16, 64), (16, 8, 48), (16, 16, 56)])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_large_results_of_dense_pairs_are_written_past_the_caches(channels, shift):
+    """From 8 MiB of x and y on, if y and its pixels lie on cache lines: 56 channels don't."""
+    problem = Problem(channels, (180, 177), (1, 3), True, activation="relu")
+    check_pair(problem, torch.float32, True, mask=(False,) * 5, shift=shift)
+
+
 def test_large_strips_are_written_past_the_caches():
     check_strips(64, (75, 60), [(3, 5), (5, 3)], True, True, torch.float32, True, (True, True), 4)
 
@@ -415,6 +423,7 @@ def test_drawn_strips(**drawn):
 WIDE = {
     "planar": Problem((20, 20, 20), (41, 67), (7, 11), groups=(20, 20), activation="gelu"),
     "columns": Problem((19, 19, 19), (37, 50), (9, 5), False, groups=(19, 19)),
+    "many tiles": Problem((24, 24, 24), (14, 260), (3, 9), groups=(24, 24)),
     "strides": Problem((16, 16, 16), (60, 61), (7, 7), stride=(2, 2), padding=(3, 3),
                        groups=(16, 16), batch=3),
     "dense": Problem((24, 20, 28), (30, 35), (5, 7), activation="relu", batch=3),
@@ -445,7 +454,7 @@ def test_same_bits_for_any_number_of_threads(name, channels_last, dtype, threads
     tensors = reference.tensors(problem, dtype, channels_last)
     grad = draw_grad(pair, dtype)
     found = []
-    for count in (1, 2, 3, 3, 2):
+    for count in (1, 2, 16, 16, 3):
         threads(count)
         found.append(bits(call_pair(pair, tensors, grad, Memory(channels_last))))
     assert all(other == found[0] for other in found[1:])
@@ -460,7 +469,7 @@ def test_same_bits_of_strips(channels_last, threads):
     tensors = [x, *[w1, b1, w2, b2] * 3]
     grad = draw_grad(pair, torch.float32)
     found = []
-    for count in (1, 2, 3, 2):
+    for count in (1, 2, 16, 3):
         threads(count)
         found.append(bits(call_strips(both, tensors, grad, Memory(channels_last))))
     assert all(other == found[0] for other in found[1:])
