@@ -133,7 +133,8 @@ def print_targets(rows: list[Row], isa: str) -> None:
     """Print each group's geometric mean and least beside what it is to reach."""
     where = f"{counted(rows[0].threads)}, {isa}"
     print(f"\ntargets, {where}: times as fast as torch's pair, same layout")
-    print(f"{'group':42}{'rows':>5}{'mean':>8}{'least':>8}{'at least':>10}{'go for':>8}")
+    print("needs: the share of the roofline at which a pass is `at least` times as fast as torch's")
+    print(f"{'group':42}{'rows':>5}{'mean':>8}{'least':>8}{'at least':>10}{'needs':>8}{'go for':>8}")
     starred = sum(row.starred for row in rows)
     if starred:
         print(f"({starred} of {len(rows)} rows have a star: not judged)")
@@ -146,8 +147,8 @@ def print_targets(rows: list[Row], isa: str) -> None:
         cells = [verdict.mean, verdict.least, target.at_least, target.go_for]
         shown = [f"{100 * value:.0f} %" if share else f"{value:.2f}" for value in cells]
         print(
-            f"{target.name:42}{verdict.rows:5}{shown[0]:>8}{shown[1]:>8}{shown[2]:>10}{shown[3]:>8}"
-            f"  {verdict.word(isa)}"
+            f"{target.name:42}{verdict.rows:5}{shown[0]:>8}{shown[1]:>8}{shown[2]:>10}"
+            f"{100 * verdict.needs:6.0f} %{shown[3]:>8}  {verdict.word(isa)}"
         )
 
 

@@ -28,12 +28,16 @@ class Target(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A target with what was found: its rows' geometric mean and their least."""
+    """A target with what was found: its rows' geometric mean and their least.
+
+    needs: the share of the roofline that the target takes, in the geometric mean, at torch's speed.
+    """
 
     target: Target
     rows: int
     mean: float
     least: float
+    needs: float
 
     def word(self, isa: str) -> str:
         """Return the verdict in a few letters."""
@@ -153,9 +157,13 @@ def verdicts(rows: list[Row]) -> list[Verdict]:
     """Return the verdict of each target that has rows without a star."""
     found = []
     for target in TARGETS:
-        values = [target.value(row) for row in rows if target.belongs(row) and not row.starred]
-        values = [value for value in values if not math.isnan(value)]
-        if values:
+        judged = [row for row in rows if target.belongs(row) and not row.starred]
+        judged = [row for row in judged if not math.isnan(target.value(row))]
+        if judged:
+            values = [target.value(row) for row in judged]
+            needs = target.at_least
+            if target.value is native:
+                needs *= geometric_mean([row.share("torch") for row in judged])
             mean = geometric_mean(values)
-            found.append(Verdict(target, len(values), mean, min(values)))
+            found.append(Verdict(target, len(values), mean, min(values), needs))
     return found
