@@ -134,7 +134,8 @@ def print_targets(rows: list[Row], isa: str) -> None:
     where = f"{counted(rows[0].threads)}, {isa}"
     print(f"\ntargets, {where}: times as fast as torch's pair, same layout")
     print("needs: the share of the roofline at which a pass is `at least` times as fast as torch's")
-    print(f"{'group':42}{'rows':>5}{'mean':>8}{'least':>8}{'at least':>10}{'needs':>8}{'go for':>8}")
+    heads = f"{'mean':>8}{'least':>8}{'at least':>10}{'needs':>8}{'go for':>8}"
+    print(f"{'group':42}{'rows':>5}{heads}")
     starred = sum(row.starred for row in rows)
     if starred:
         print(f"({starred} of {len(rows)} rows have a star: not judged)")
