@@ -200,12 +200,9 @@ constexpr PYPHASE_BOTH int march_row(bool last, int most, int planes, int groups
 }
 
 // The backward march. Its registers hold the K x 4 values of a window and the weights' sums: half
-// of the threads from K = 11 on. In NHWC, channels of a block: a sector; of a sum half of one in 16
-// bits, so that 256 threads see a row of 128 columns whole.
+// of the threads from K = 11 on. In NHWC, channels of a block: a sector.
 constexpr PYPHASE_BOTH int backward_threads(int most) { return most <= 7 ? 512 : 256; }
-constexpr PYPHASE_BOTH int backward_lanes(int itemsize, int count) {
-  return count > 1 ? 8 : 32 / itemsize;
-}
+constexpr PYPHASE_BOTH int backward_lanes(int itemsize) { return 32 / itemsize; }
 // Floats in which the threads of a block leave their sums of `kTogetherDown` taps: in NCHW a tap's
 // are an odd number of vectors, in NHWC of rooms of the lanes, so that those who add them up meet
 // different banks.

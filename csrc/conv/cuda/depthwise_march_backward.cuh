@@ -1,5 +1,6 @@
 // Depthwise pairs and sums of them, backward, where depthwise_march serves them: all gradients from
-// one reading of x and of the gradient of y.
+// one reading of x and of the gradient of y. Sums of strips in NCHW alone: in NHWC the registers
+// that ptxas takes for them spill.
 //
 // With h = row(x, w1) + b1, a = act(h), y = column(a, w2) + b2 and g the gradient of y:
 //   grad_a[q] = sum over t of w2[t] * g[q + pad - t]      grad_h = grad_a * act'(h)
@@ -9,10 +10,10 @@
 //
 // Layout: NCHW or NHWC, dense; float32, bfloat16, float16, summed in float32.
 // Algorithm: a block owns some channels and whole rows, or a tile of columns where a row is too
-// wide, and marches down the rows. A thread owns four neighbouring columns of a channel, whose last
-// K rows of g stay in registers: the vertical taps need nothing else. A row of x is staged in
-// shared memory, as in depthwise_march; h is made from a window of it, and not stored. grad_h goes
-// to shared memory, too, since grad_x needs its neighbours: it is finished a row later, so that one
+// wide, and marches down the rows. A thread owns four neighbouring columns of a channel, and keeps
+// their last K rows of g: the vertical taps need nothing else. A row of x is staged in shared
+// memory, as in depthwise_march; h is made from a window of it, and not stored. grad_h goes to
+// shared memory, too, since grad_x needs its neighbours: it is finished a row later, so that one
 // barrier a row serves both. All strips of a sum share x, g and the sum of grad_x.
 // The weights' sums stay in registers through all rows and images of a block, and are added up over
 // its columns at the end, in a fixed order; they go to `partial`, and depthwise_sum adds the blocks
@@ -26,82 +27,12 @@
 #pragma once
 
 #include "depthwise_march.cuh"
+#include "depthwise_march_window.cuh"
 
 namespace pyphase::conv::cuda {
 
-template <class T>
-__device__ __forceinline__ void convert(const Four<T> &four, float (&to)[4]) {
-#pragma unroll
-  for (int v = 0; v < 4; ++v) {
-    to[v] = to_float(four.value[v]);
-  }
-}
-
-// The last kRows rows of g that a thread has seen, of its four columns: in registers, or where the
-// sums of several strips fill these, in shared memory, as a ring of the thread's own.
-template <class T, int kRows, bool kRing>
-class GradientWindow {
- public:
-  __device__ __forceinline__ GradientWindow(float *, int, int) {}
-
-  __device__ __forceinline__ void push(const Four<T> &four) {
-#pragma unroll
-    for (int j = 0; j + 1 < kRows; ++j) {
-#pragma unroll
-      for (int v = 0; v < 4; ++v) {
-        rows_[j][v] = rows_[j + 1][v];
-      }
-    }
-    convert(four, rows_[kRows - 1]);
-  }
-  // Row j from the oldest on.
-  __device__ __forceinline__ void read(int j, float (&to)[4]) const {
-#pragma unroll
-    for (int v = 0; v < 4; ++v) {
-      to[v] = rows_[j][v];
-    }
-  }
-  // All rows in their order, by a slot that goes round.
-  __device__ __forceinline__ int begin() const { return 0; }
-  __device__ __forceinline__ void read_next(int j, int &, float (&to)[4]) const { read(j, to); }
-
- private:
-  float rows_[kRows][4] = {};
-};
-
-template <class T, int kRows>
-class GradientWindow<T, kRows, true> {
-  using Words = typename Four<T>::Words;
-
- public:
-  __device__ __forceinline__ GradientWindow(float *shared, int thread, int threads)
-      : own_(reinterpret_cast<Words *>(shared) + thread), threads_(threads) {}
-
-  __device__ __forceinline__ void push(const Four<T> &four) {
-    store_four(reinterpret_cast<T *>(own_ + oldest_ * threads_), four);
-    oldest_ = after(oldest_, 1);
-  }
-  __device__ __forceinline__ void read(int j, float (&to)[4]) const {
-    convert(load_four(reinterpret_cast<const T *>(own_ + after(oldest_, j) * threads_)), to);
-  }
-  __device__ __forceinline__ int begin() const { return oldest_; }
-  __device__ __forceinline__ void read_next(int, int &slot, float (&to)[4]) const {
-    convert(load_four(reinterpret_cast<const T *>(own_ + slot * threads_)), to);
-    slot = after(slot, 1);
-  }
-
- private:
-  __device__ __forceinline__ static int after(int slot, int by) {
-    return slot + by < kRows ? slot + by : slot + by - kRows;
-  }
-
-  Words *own_;
-  int threads_, oldest_ = 0;
-};
-
 template <class T, bool kLast, int kFirst, int... kRest>
-using BackwardTraits =
-    MarchTraits<kLast, backward_lanes(sizeof(T), 1 + sizeof...(kRest)), kFirst, kRest...>;
+using BackwardTraits = MarchTraits<kLast, backward_lanes(sizeof(T)), kFirst, kRest...>;
 
 template <class T, bool kLast, int kFirst, int... kRest>
 class BackwardMarch : MarchBlock<T, BackwardTraits<T, kLast, kFirst, kRest...>> {

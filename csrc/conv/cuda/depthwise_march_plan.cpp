@@ -160,7 +160,7 @@ Launch march_backward_launch(const Strips &strips, int sizes, const Device &devi
   const int channels = to_int(pair.channels[0]), height = to_int(pair.height);
   const int width = to_int(pair.width), most = most_taps(sizes), pad = most / 2;
   const int count = sizes < 0 ? 3 : 1, size = to_int(static_cast<std::int64_t>(itemsize(pair)));
-  const int lanes = backward_lanes(size, count);
+  const int lanes = backward_lanes(size);
   const int halo = backward_halo(most, static_cast<int>(pair.activation));
   const auto shared = [&](int planes, int groups) {
     const int rows = planes * march_weights(count_taps(sizes), count) +
