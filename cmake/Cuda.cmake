@@ -106,6 +106,7 @@ if(PYPHASE_HAS_CUDA)
     csrc/conv/cuda/dense_plan.cpp
     csrc/conv/cuda/dense_tiles.cpp
     csrc/conv/cuda/depthwise.cpp
+    csrc/conv/cuda/depthwise_march_plan.cpp
     csrc/conv/cuda/depthwise_plan.cpp
     csrc/conv/cuda/plan.cpp
     csrc/conv/cuda/run.cpp

@@ -24,6 +24,7 @@ UNITS = tuple(KERNELS / f"depthwise_{name}.cu" for name in ("float", "half", "bf
 SOURCES = (
     *UNITS,
     KERNELS / "depthwise.cpp",
+    KERNELS / "depthwise_march_plan.cpp",
     KERNELS / "depthwise_plan.cpp",
     KERNELS.parent / "problem.cpp",
     HOST / "depthwise_entry.cpp",

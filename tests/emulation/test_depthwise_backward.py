@@ -19,13 +19,15 @@ from emulation.test_depthwise_forward import GENERALS, MARCHES, depthwise, probl
 pytestmark = pytest.mark.emulation
 
 
-def hold(problem: Problem, dtype, channels_last, device=SMALL):
+def hold(problem: Problem, dtype, channels_last, device=SMALL, march=None):
     tensors = reference.tensors(problem, dtype)
     shape = reference.torch_pair(problem, *tensors).shape
     grad = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     allowed = pair_bound(problem, tensors, grad)
     present = range(1, len(allowed.exact))
     case = Sum((problem,), dtype, channels_last)
+    if march is not None:
+        assert plan(case, True, device).is_march == march
     x, w1, w2, b1, b2 = tensors
     allowed.of(present).hold(run(case, x, [w1, w2, b1, b2], grad, device), case)
 
@@ -34,7 +36,28 @@ def hold(problem: Problem, dtype, channels_last, device=SMALL):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", [*MARCHES, *GENERALS])
 def test_gradients_err_no_more_than_torch(name, dtype, channels_last):
-    hold((MARCHES | GENERALS)[name], dtype, channels_last)
+    hold((MARCHES | GENERALS)[name], dtype, channels_last, march=name in MARCHES)
+
+
+SMALL_ROOM = Device(1, 8 << 10, 2700)  # for 32 groups of threads at K = 7
+CUTS = {  # a march's plan: the choice that is more than 1
+    "rows": (depthwise(4, (50, 12), (7, 7), batch=1), Device(24), 4),
+    "two tiles": (depthwise(3, (9, 150), (7, 5), batch=1, row_first=False), SMALL_ROOM, 2),
+    "tiles, activation": (depthwise(2, (5, 230), (7, 7), activation="silu"), SMALL_ROOM, 2),
+    "images": (depthwise(17, (5, 6), (3, 3), batch=13), Device(1), 9),
+}
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("name", CUTS)
+def test_marches_that_are_cut_agree(name, channels_last):
+    problem, device, choice = CUTS[name]
+    if channels_last and device is SMALL_ROOM:
+        device = Device(1, 80 << 10, 40 << 10)
+    for dtype in (torch.bfloat16, torch.float32):
+        cuts = plan(Sum((problem,), dtype, channels_last), True, device).choice[choice]
+        assert cuts > 1
+        hold(problem, dtype, channels_last, device, march=True)
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "NHWC"])
@@ -44,7 +67,7 @@ def test_small_tiles_agree(stride, row_first, channels_last):
     room = (40 << 10, 19 << 10) if channels_last else (12 << 10, 5 << 10)
     device = Device(1, *room)
     problem = depthwise(
-        3, (23, 29), (5, 7), stride=stride, padding=(2, 3), row_first=row_first, activation="silu"
+        3, (23, 29), (5, 7), stride=stride, padding=(1, 3), row_first=row_first, activation="silu"
     )
     case = Sum((problem,), torch.float32, channels_last)
     assert plan(case, True, device).grid > 2 * 3  # more than images and channels

@@ -53,7 +53,9 @@ LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "
 PASSES = pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 EACH = [(name, backward) for name in CASES for backward in (False, True)]
 EACH += [(name, False) for name in FORWARD]
-ENOUGH = [case for case in EACH if not case[1] or case[0] == "general, strides"]  # each kernel
+EACH += [("march, 5, none", True)]  # the size that backward has besides those of CASES
+REPEATED = {"general, column first", "general, sum"}  # kernels of other cases
+ENOUGH = [(name, backward) for name, backward in EACH if not backward or name not in REPEATED]
 TARGETS = [(80, *case) for case in EACH]
 TARGETS += [(target, *case) for target in build.ARCHITECTURES[1:] for case in ENOUGH]
 
@@ -133,6 +135,10 @@ MUTANTS = {
     6: ("a barrier less after the intermediate", False, "general, strides"),
     7: ("a barrier less after the gradient of the intermediate", True, "general, strides"),
     8: ("a shuffle over one distance", True, "general, strides"),
+    9: ("a barrier less before rows of x and of a gradient are read", True, "march, planes"),
+    10: ("the gradient of this row for that of the row before", True, "march, planes"),
+    11: ("a column too many of the output's gradient", True, "march"),
+    12: ("a barrier less before sums are added up", True, "march, planes"),
 }
 
 
@@ -167,7 +173,8 @@ def as_sum(name, dtype=torch.float32, channels_last=False):
 
 @pytest.mark.parametrize("name", [*CASES, *FORWARD])
 def test_plans_of_the_cases_take_the_kernels_that_they_name(name):
-    assert plan(as_sum(name)).is_march == name.startswith("march")
+    for backward in (False, True):
+        assert plan(as_sum(name), backward).is_march == name.startswith("march")
 
 
 def launched(name, dtype, channels_last, backward) -> set[str]:

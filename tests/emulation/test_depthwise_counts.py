@@ -4,8 +4,8 @@ Global bytes over compulsory ones (input and output once each; backward the inpu
 the output, that of the input), shared memory's wavefronts over those without a conflict of banks,
 multiply-adds and instructions over outputs. They say what the code does, not how fast it is. A
 sample of each launch's blocks is run; batches are smaller than in the benchmarks, yet fill the GPU
-several times. The backward pass reads the halos of its tiles again, which are wide in NHWC: its
-budgets are what it takes, not what it should.
+several times. One backward pass is not within 1.15 times the compulsory bytes: sums of strips in
+NHWC, whose tiles read their halos again.
 """
 
 from __future__ import annotations
@@ -34,17 +34,14 @@ SHAPES = {  # batch, channels, height and width, kernels
     "SegNeXt-S, sum": (8, 64, 128, (7, 11, 21)),
     "SegNeXt-S, sum, small": (32, 512, 16, (7, 11, 21)),
 }
-BACKWARD = {  # bytes over the compulsory ones, in NCHW and NHWC
-    "SegNeXt-S, 21": (1.25, 4.0),
-    "strip, 7": (1.15, 2.0),
-    "GhostNetV2, 5": (1.15, 1.15),
-    "SegNeXt-S, sum, small": (1.5, 2.3),
-}
+# Sums of strips have a march backward in NCHW alone: bytes over the compulsory ones in NHWC.
+TILES = {"SegNeXt-S, sum": 4.4, "SegNeXt-S, sum, small": 2.0}
 # Multiply-adds and instructions over the 2 k multiply-adds of an output, 4 k backward. Wavefronts
-# over those without conflicts: backward, a warp that goes from one row to the next has some.
+# over those without conflicts.
 BUDGETS = {
     "forward": {"wavefronts": 1.1, "fma": 1.7, "instructions": 8.0},
-    "backward": {"wavefronts": 1.6, "fma": 2.0, "instructions": 75.0},
+    "backward": {"wavefronts": 1.1, "fma": 1.7, "instructions": 8.0},
+    "tiles": {"wavefronts": 1.1, "fma": 2.0, "instructions": 45.0},
     "longest": {"wavefronts": 1.1, "fma": 2.0, "instructions": 20.0},  # a kernel for every case
 }
 LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "NHWC"])
@@ -106,11 +103,12 @@ def test_counts_stay_within_their_bounds(name, dtype, channels_last):
 
 
 @LAYOUTS
-@pytest.mark.parametrize("name", BACKWARD)
+@pytest.mark.parametrize("name", SHAPES)
 def test_counts_of_gradients_stay_within_their_bounds(name, channels_last):
     found = cost(SHAPES[name], torch.bfloat16, channels_last, backward=True)
-    assert found.bytes <= BACKWARD[name][channels_last], "global memory"
-    found.hold(BUDGETS["backward"])
+    tiles = channels_last and name in TILES
+    assert found.bytes <= (TILES[name] if tiles else 1.15), "global memory"
+    found.hold(BUDGETS["tiles" if tiles else "backward"])
 
 
 @LAYOUTS

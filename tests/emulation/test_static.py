@@ -30,7 +30,8 @@ UNITS = (*depthwise.UNITS, *dense.UNITS)
 DEVICES = {80: "A100 SXM 80GB", 90: "H100 SXM", 100: "B200", 120: "RTX 5090"}
 TYPES = {"float32": "f", "float16": "6__half", "bfloat16": "13__nv_bfloat16"}
 # Registers of a thread at most, and warps that a multiprocessor holds at least in the launches of
-# the benchmark's problems. depthwise_march by its largest kernel: K x 4 sums are in registers.
+# the benchmark's problems. The marches by their largest kernel: K x 4 sums, or values of a window,
+# are in registers.
 BUDGETS = {
     "depthwise_march 3": (128, 14),
     "depthwise_march 5": (128, 14),
@@ -38,6 +39,12 @@ BUDGETS = {
     "depthwise_march 11": (216, 7),
     "depthwise_march 19": (255, 6),
     "depthwise_march 21": (255, 8),
+    "depthwise_march_backward 3": (112, 14),
+    "depthwise_march_backward 5": (128, 14),
+    "depthwise_march_backward 7": (128, 12),
+    "depthwise_march_backward 11": (176, 7),
+    "depthwise_march_backward 21": (255, 6),
+    "depthwise_march_backward sum": (240, 3),  # the least on sm_120, in float32: a window in memory
     "depthwise_general": (64, 16),
     "depthwise_gradient": (104, 16),
     "depthwise_sum": (40, 32),
@@ -73,7 +80,9 @@ def test_nothing_spills(unit, target):
 
 def family(name: str) -> str:
     """Return a kernel's key in BUDGETS."""
-    kernel, largest = re.findall(r"cuda\d+([a-z]+_[a-z]+)I.*?(?:Li(\d+)E|Ev)", name)[0]
+    kernel, largest = re.findall(r"cuda\d+([a-z]+(?:_[a-z]+)+)I.*?(?:Li(\d+)E|Ev)", name)[0]
+    if kernel == "depthwise_march_backward" and "JLi11E" in name:
+        return f"{kernel} sum"
     return f"{kernel} {largest}".strip()
 
 
@@ -91,9 +100,10 @@ def entry(launch, dtype: str, channels_last: bool) -> str:
     """Return the mangled begin of the kernel of a launch."""
     kernel, *_, choice = launch
     text = f"cuda{len(kernel)}{kernel}I{TYPES[dtype]}"
-    if kernel == "depthwise_march":
+    if kernel.startswith("depthwise_march"):
         sizes = "Li21EJLi11ELi7EE" if choice[10] < 0 else f"Li{choice[10]}EJE"
-        return f"{text}Lb{channels_last:d}ELb{choice[8]}E{sizes}"
+        active = f"Lb{choice[8]}E" if kernel == "depthwise_march" else ""
+        return f"{text}Lb{channels_last:d}E{active}{sizes}"
     if kernel in ("dense_pair", "dense_gradient", "dense_weight"):
         return f"{text}Lb{choice[0] == 3:d}E"
     return f"{text}E"

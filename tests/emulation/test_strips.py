@@ -94,7 +94,8 @@ def hold(problem: Strips, dtype, channels_last, backward, device=SMALL, library=
 def test_sums_err_no_more_than_torch(name, dtype, channels_last, backward):
     problem = (MARCHES | GENERALS)[name]
     case = Sum(problem.pairs(), dtype, channels_last, problem.residual)
-    assert plan(case).is_march == (name in MARCHES)
+    march = name in MARCHES and not (backward and channels_last and len(problem.kernels) > 1)
+    assert plan(case, backward).is_march == march
     hold(problem, dtype, channels_last, backward)
 
 

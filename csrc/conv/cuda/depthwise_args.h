@@ -24,6 +24,12 @@ struct StripWeights {
 // Where the taps of an axis lie among the K that depthwise_march is compiled for; zeros elsewhere.
 struct Embedded {
   int taps, first, step;
+
+  // Which of them lies at a place, -1: none.
+  PYPHASE_BOTH int index(int place) const {
+    const int at = place - first;
+    return at >= 0 && at % step == 0 && at < taps * step ? at / step : -1;
+  }
 };
 
 struct MarchStripArgs {
@@ -32,17 +38,21 @@ struct MarchStripArgs {
   int column_first;  // linear strips alone: their convolutions are exchanged
 };
 
-// depthwise_march: pairs at stride 1 whose output has the input's size, and that reach over no more
-// rows and columns than the kernel is compiled for.
+// depthwise_march and depthwise_march_backward: pairs at stride 1 whose output has the input's
+// size, and that reach over no more rows and columns than the kernel is compiled for.
 struct MarchArgs {
-  const void *x;
-  void *y;
+  const void *x, *grad_y;  // grad_y: backward alone
+  void *y;                 // the output; backward: the gradient of x, null: not asked for
+  float *partial;          // backward: sums of a block, (slice, channel, tap): of each strip the
+                           // horizontal taps, the vertical ones, bias1; then bias2
   int batch, channels, height, width;
   int images;                 // of a block, one after the other
   int planes, groups;         // channels of a block; threads across a row, each of four columns
+  int own;                    // of the groups: those whose columns are the tile's own
   int tiles, rows, chunks;    // tiles across a row; output rows of a block, blocks along a column
   int channel_blocks, pitch;  // floats between two channels of a staged row (NCHW)
   int vectors;                // whether four neighbours in memory can be moved as one
+  int taps;                   // backward: of a channel, in `partial`
   int residual, activation;   // of the intermediate, where rows come first
   MarchStripArgs strips[3];
 };
@@ -155,7 +165,7 @@ struct SumArgs {
   } parts[4 * kMostStrips];
 };
 
-// The shared memory of depthwise_march, in floats, for the kernel and its plan.
+// The shared memory of the marches, in floats, for the kernels and their plan.
 
 constexpr int kMarchThreads = 256;
 constexpr int kGeneralThreads = 256;
@@ -163,23 +173,51 @@ constexpr int kLanePlanes = 16;  // channels of a block in NHWC: a sector of 16-
 
 constexpr PYPHASE_BOTH int round_to(int value, int to) { return (value + to - 1) / to * to; }
 
-// Columns that a staged row has before the tile; a window of a thread, which begins there.
-constexpr PYPHASE_BOTH int march_left(bool last, int most) {
-  return round_to(most / 2, last ? 2 : 4);
-}
-constexpr PYPHASE_BOTH int march_window(bool last, int most) {
-  const int needed = march_left(last, most) - most / 2 + most + 3;
-  return last ? needed : round_to(needed, 4);
+// Columns that a staged row has before the block's first one; a window of a thread, which begins
+// there.
+constexpr PYPHASE_BOTH int march_left(int most) { return round_to(most / 2, 4); }
+constexpr PYPHASE_BOTH int march_window(int most) {
+  return round_to(march_left(most) - most / 2 + most + 3, 4);
 }
 // Horizontal taps, vertical taps, bias1 and bias2 of each strip: an odd number of vectors, so that
 // channels side by side lie in different banks.
 constexpr PYPHASE_BOTH int march_weights(int taps, int count) {
   return (round_to(2 * taps + 2 * count, 4) / 4 | 1) * 4;
 }
-// A staged row: two are kept.
-constexpr PYPHASE_BOTH int march_buffer(bool last, int most, int planes, int groups, int pitch) {
-  return last ? round_to(4 * (groups - 1) + march_window(true, most), 2) * kLanePlanes
-              : planes * pitch;
+// Columns of a staged row. In NCHW consecutive threads read consecutive vectors: the pitch of the
+// channels is 4 * groups modulo the 32 banks.
+constexpr PYPHASE_BOTH int march_columns(int most, int groups) {
+  return 4 * (groups - 1) + march_window(most);
+}
+constexpr PYPHASE_BOTH int march_pitch(int most, int groups) {
+  const int columns = march_columns(most, groups);
+  return columns + ((4 * groups - columns) % 32 + 32) % 32;
+}
+// A staged row of a block. In NHWC each four columns are followed by the room of one, so that the
+// columns that a warp reads together, four apart, lie in different banks.
+constexpr PYPHASE_BOTH int march_row(bool last, int most, int planes, int groups) {
+  return planes * (last ? march_columns(most, groups) / 4 * 5 : march_pitch(most, groups));
+}
+
+// The backward march. Its registers hold the K x 4 values of a window and the weights' sums: half
+// of the threads from K = 11 on. In NHWC, channels of a block: a sector.
+constexpr PYPHASE_BOTH int backward_threads(int most) { return most <= 7 ? 512 : 256; }
+constexpr PYPHASE_BOTH int backward_lanes(int itemsize) { return 32 / itemsize; }
+// Floats in which the threads of a block leave their sums of `kTogetherDown` taps: in NCHW a tap's
+// are an odd number of vectors, in NHWC of rooms of the lanes, so that those who add them up meet
+// different banks.
+constexpr int kTogetherDown = 8;
+constexpr PYPHASE_BOTH int backward_pitch(bool last, int planes, int groups) {
+  return last ? (round_to(groups, 32 / planes) + 1) * planes
+              : (planes * round_to(groups, 4) / 4 | 1) * 4;
+}
+constexpr PYPHASE_BOTH int backward_scratch(bool last, int planes, int groups) {
+  return kTogetherDown * backward_pitch(last, planes, groups);
+}
+// Groups of threads beside a tile's own: grad_h of theirs is needed. With an activation it is made
+// of h, which needs as many again.
+constexpr PYPHASE_BOTH int backward_halo(int most, int activation) {
+  return march_left(most) / 4 * (activation != 0 ? 2 : 1);
 }
 
 }  // namespace pyphase::conv::cuda

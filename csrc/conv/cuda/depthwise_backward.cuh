@@ -1,5 +1,6 @@
-// Depthwise pairs and sums of them, backward: all gradients from one reading of x and of the
-// gradient of y. Any kernel, stride, dilation and padding, both orders, any number of strips.
+// Depthwise pairs and sums of them, backward, for what depthwise_march_backward is not compiled
+// for: all gradients, for any kernel, stride, dilation and padding, both orders, any number of
+// strips.
 //
 // With h = conv(x, w1) + b1, a = act(h), y = conv(a, w2) + b2 and g the gradient of y:
 //   grad_a[q] = sum over t of w2[t] * g[(q + pad2 - t * dilation2) / stride2]

@@ -21,8 +21,9 @@ enum MarchChoice {
   kVectors,
   kActive,
   kImages,
-  kSizes
-};  // kSizes: the largest kernel; of a sum of three, negative
+  kSizes,  // the largest kernel; of a sum of three, negative
+  kOwn
+};
 enum GeneralChoice {
   kGeneralPlanes,
   kGeneralChannelBlocks,
@@ -38,6 +39,7 @@ enum GeneralChoice {
 };
 
 inline constexpr std::string_view kMarch = "depthwise_march";
+inline constexpr std::string_view kMarchBackward = "depthwise_march_backward";
 inline constexpr std::string_view kGeneral = "depthwise_general";
 inline constexpr std::string_view kGradient = "depthwise_gradient";
 inline constexpr std::string_view kSum = "depthwise_sum";
@@ -48,6 +50,10 @@ int march_sizes(const Strips &strips, std::array<int, kMostStrips> &order);
 
 Launch march_launch(const Strips &strips, int sizes, const Device &device);
 
+// The same of depthwise_march_backward; no shared memory where that holds no tile.
+int march_backward_sizes(const Strips &strips);
+Launch march_backward_launch(const Strips &strips, int sizes, const Device &device);
+
 // Largest tiles that the shared memory holds; no shared memory where it holds none.
 Launch general_launch(const Strips &strips, const Device &device);
 Launch gradient_launch(const Strips &strips, const Device &device);
@@ -55,5 +61,10 @@ Launch gradient_launch(const Strips &strips, const Device &device);
 // The arguments that do not depend on addresses.
 GeneralArgs general_args(const Strips &strips, const Launch &launch);
 MarchArgs march_args(const Strips &strips, const Launch &launch);
+
+// The blocks whose sums of weights are added up.
+inline int march_slices(const MarchArgs &args) {
+  return (args.batch + args.images - 1) / args.images * args.tiles * args.chunks;
+}
 
 }  // namespace pyphase::conv::cuda

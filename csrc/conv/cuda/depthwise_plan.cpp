@@ -1,28 +1,13 @@
-// Launch choices of the depthwise kernels. Longer than other files: both passes share what is
-// served, the arguments and the small helpers.
+// What the depthwise kernels serve and cost, and the launches of those that serve every case.
 #include <algorithm>
 #include <limits>
 
-#include "depthwise_launch.h"
+#include "depthwise_sizes.h"
 
 namespace pyphase::conv::cuda {
 namespace {
 
-constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
-constexpr int kMostTile = 4096;        // of a tile's edge, far beyond what shared memory holds
-constexpr double kMostRereads = 1.14;  // of the compulsory bytes, unless half of the GPU lies idle
-
-int to_int(std::int64_t value) { return static_cast<int>(value); }
-int divide_up(int value, int by) { return (value + by - 1) / by; }
-double itemsize(const Pair &pair) { return pair.scalar == Scalar::f32 ? 4 : 2; }
-
-int all_taps(const Strips &strips) {
-  int taps = 0;
-  for (const Pair &pair : strips.pairs) {
-    taps += to_int(pair.row.kernel + pair.column.kernel) + 2;
-  }
-  return taps;
-}
+constexpr int kMostTile = 4096;  // of a tile's edge, far beyond what shared memory holds
 
 bool is_small(const Axis &axis) {
   return axis.reach() < 4096 && axis.pad < 4096 && axis.stride < 4096 && axis.kernel <= 256;
@@ -56,181 +41,11 @@ bool are_served(const Strips &strips) {
   });
 }
 
-// The smallest size that holds an axis with its taps around the middle: 2 * half + 1.
-std::int64_t half_size(const Axis &axis) { return std::max(axis.pad, axis.reach() - 1 - axis.pad); }
-
-std::int64_t march_size(const Pair &pair) {
-  return 2 * std::max(half_size(pair.row), half_size(pair.column)) + 1;
-}
-
-// Elements of one axis that pieces of `size` read with `pad` elements on either side.
-std::int64_t read_in_all(std::int64_t length, std::int64_t size, std::int64_t pad) {
-  std::int64_t sum = 0;
-  for (std::int64_t begin = 0; begin < length; begin += size) {
-    sum += std::min(length, begin + size + pad) - std::max<std::int64_t>(0, begin - pad);
-  }
-  return sum;
-}
-
-// No blocks where there are too many.
-Grid flat(std::int64_t blocks) {
-  return {blocks <= kMost ? static_cast<unsigned>(blocks) : 0, 1, 1};
-}
-
-int count_taps(int sizes) {
-  return sizes < 0 ? round_to(21, 4) + round_to(11, 4) + round_to(7, 4) : round_to(sizes, 4);
-}
-int most_taps(int sizes) { return sizes < 0 ? 21 : sizes; }
-
-// What a march's blocks read and write, over the least that they could.
-double rereads(const Pair &pair, int groups, int rows, int pad) {
-  const double read = static_cast<double>(read_in_all(pair.height, rows, pad)) *
-                      static_cast<double>(read_in_all(pair.width, 4 * groups, pad));
-  return (1 + read / static_cast<double>(pair.height * pair.width)) / 2;
-}
-
 TapAxis taps_of(const Axis &axis) {
   return {to_int(axis.kernel), to_int(axis.stride), to_int(axis.dilation), to_int(axis.pad)};
 }
 
 }  // namespace
-
-int march_sizes(const Strips &strips, std::array<int, kMostStrips> &order) {
-  const int count = to_int(static_cast<std::int64_t>(strips.pairs.size()));
-  if (count > 3) {
-    return 0;
-  }
-  for (int i = 0; i < count; ++i) {
-    const Pair &pair = strips.pairs[static_cast<std::size_t>(i)];
-    order[static_cast<std::size_t>(i)] = i;
-    // An activation between does not let the convolutions be exchanged.
-    if (pair.row.stride != 1 || pair.column.stride != 1 || pair.out_height != pair.height ||
-        pair.out_width != pair.width || (pair.activation != Activation::none && !pair.row_first)) {
-      return 0;
-    }
-  }
-  const auto size = [&](int i) {
-    return march_size(strips.pairs[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])]);
-  };
-  std::stable_sort(order.begin(), order.begin() + count, [&](int a, int b) {
-    return march_size(strips.pairs[static_cast<std::size_t>(a)]) >
-           march_size(strips.pairs[static_cast<std::size_t>(b)]);
-  });
-  if (count > 1) {
-    return size(0) <= 21 && size(1) <= 11 && (count < 3 || size(2) <= 7) ? -21 : 0;
-  }
-  for (const int compiled : {3, 5, 7, 11, 19, 21}) {
-    if (size(0) <= compiled) {
-      return compiled;
-    }
-  }
-  return 0;
-}
-
-Launch march_launch(const Strips &strips, int sizes, const Device &device) {
-  const Pair &pair = strips.pairs[0];
-  const bool last = pair.channels_last;
-  const int channels = to_int(pair.channels[0]), height = to_int(pair.height);
-  const int width = to_int(pair.width), most = most_taps(sizes), pad = most / 2;
-  const int weights = march_weights(count_taps(sizes), sizes < 0 ? 3 : 1);
-  // Whole rows up to 512 columns in NCHW; 64 in NHWC, where 16 channels share the block.
-  const int widest = last ? 4 * kMarchThreads / kLanePlanes : 512;
-  const int groups = divide_up(divide_up(width, divide_up(width, widest)), 4);
-  const int tiles = divide_up(width, 4 * groups);
-  // Consecutive threads read consecutive vectors: the pitch is 4 * groups modulo the 32 banks.
-  const int columns = 4 * (groups - 1) + march_window(last, most);
-  const int pitch = columns + ((4 * groups - columns) % 32 + 32) % 32;
-  const auto shared = [&](int planes) {
-    return 4 * ((last ? kLanePlanes : planes) * weights +
-                2 * march_buffer(last, most, planes, groups, pitch));
-  };
-  // Half blocks where the registers hold only one whole one: three of them fit at K = 11.
-  const int threads = most <= 7 ? kMarchThreads : kMarchThreads / 2;
-  int planes = last ? kLanePlanes : std::min(threads / groups, channels);
-  const auto blocks = [&](int p) { return pair.batch * divide_up(channels, p) * tiles; };
-  while (
-      !last && planes > 1 &&
-      (shared(planes) > 48 * 1024 || (blocks(planes) < 2 * device.sms && planes * groups > 64))) {
-    planes = divide_up(planes, 2);
-  }
-  if (!last) {  // blocks with the same number of channels
-    planes = divide_up(channels, divide_up(channels, planes));
-  }
-  // Cuts along the columns until the multiprocessors have work.
-  int rows = height;
-  for (int chunks = 2; chunks <= height; ++chunks) {
-    const std::int64_t now = blocks(planes) * divide_up(height, rows);
-    const int next = divide_up(height, chunks);
-    const bool cheap = rereads(pair, groups, next, pad) <= kMostRereads;
-    if (next < std::max(most, 8) || 2 * now >= (cheap ? 4 : 1) * device.sms) {
-      break;
-    }
-    rows = next;
-  }
-  const int chunks = divide_up(height, rows);
-  // Small images one after the other, while there are blocks enough: the weights are read once.
-  int images = 1;
-  while (images * height * width < 32 * most && 2 * images <= pair.batch &&
-         blocks(planes) * chunks >= std::int64_t{4} * images * device.sms) {
-    images *= 2;
-  }
-  Launch launch;
-  launch.kernel = kMarch.data();
-  launch.grid = flat(blocks(planes) / pair.batch * divide_up(to_int(pair.batch), images) * chunks);
-  launch.block = {static_cast<unsigned>(planes * groups), 1, 1};
-  launch.shared = static_cast<unsigned>(shared(planes));
-  launch.choice = {planes,
-                   groups,
-                   tiles,
-                   rows,
-                   chunks,
-                   divide_up(channels, planes),
-                   pitch,
-                   last ? channels % 4 == 0 : width % 4 == 0,
-                   pair.activation != Activation::none,
-                   images,
-                   sizes};
-  return launch;
-}
-
-MarchArgs march_args(const Strips &strips, const Launch &launch) {
-  const Pair &pair = strips.pairs[0];
-  std::array<int, kMostStrips> order{};
-  const int sizes = march_sizes(strips, order);
-  MarchArgs args{};
-  args.batch = to_int(pair.batch);
-  args.channels = to_int(pair.channels[0]);
-  args.height = to_int(pair.height);
-  args.width = to_int(pair.width);
-  const auto &choice = launch.choice;
-  args.planes = choice[kPlanes];
-  args.groups = choice[kGroups];
-  args.tiles = choice[kTiles];
-  args.rows = choice[kRows];
-  args.chunks = choice[kChunks];
-  args.channel_blocks = choice[kChannelBlocks];
-  args.images = choice[kImages];
-  args.pitch = choice[kPitch];
-  args.vectors = choice[kVectors];
-  args.residual = strips.residual;
-  args.activation = static_cast<int>(pair.activation);
-  for (std::size_t i = 0; i < 3; ++i) {
-    MarchStripArgs &strip = args.strips[i];
-    strip.horizontal.step = strip.vertical.step = 1;
-    if (i < strips.pairs.size()) {
-      const Pair &from = strips.pairs[static_cast<std::size_t>(order[i])];
-      const int compiled = sizes > 0 ? sizes : i == 0 ? 21 : i == 1 ? 11 : 7;
-      const auto embed = [&](const Axis &axis) {
-        return Embedded{to_int(axis.kernel), compiled / 2 - to_int(axis.pad),
-                        to_int(axis.dilation)};
-      };
-      strip.horizontal = embed(from.row);
-      strip.vertical = embed(from.column);
-      strip.column_first = !from.row_first;
-    }
-  }
-  return args;
-}
 
 GeneralArgs general_args(const Strips &strips, const Launch &launch) {
   const Pair &pair = strips.pairs[0];
@@ -389,8 +204,7 @@ Plan plan_depthwise_forward(const Strips &strips, const Device &device) {
     const int pad = most_taps(sizes) / 2;
     const double rows = static_cast<double>(read_in_all(pair.height, choice[kRows], pad));
     read = rows * static_cast<double>(read_in_all(pair.width, 4 * choice[kGroups], pad));
-    const int taps = sizes < 0 ? 21 + 11 + 7 : sizes;
-    products = 2.0 * taps * rows * 4 * choice[kGroups] * choice[kTiles];
+    products = 2.0 * sum_of_taps(sizes) * rows * 4 * choice[kGroups] * choice[kTiles];
   } else {
     launch = general_launch(strips, device);
     if (launch.shared == 0 || launch.grid[0] == 0) {
@@ -497,10 +311,48 @@ Launch gradient_launch(const Strips &strips, const Device &device) {
   return launch;
 }
 
+namespace {
+
+// The second launch of a backward pass.
+Launch sum_launch(int channels, int taps) {
+  Launch sum;
+  sum.kernel = kSum.data();
+  sum.block = {kGeneralThreads, 1, 1};
+  sum.grid = flat(divide_up(channels * taps, kGeneralThreads));
+  return sum;
+}
+
+Plan plan_march_backward(const Strips &strips, const Launch &launch) {
+  const Pair &pair = strips.pairs[0];
+  const MarchArgs args = march_args(strips, launch);
+  const int sizes = launch.choice[kSizes], most = most_taps(sizes);
+  const double planes = static_cast<double>(pair.batch * pair.channels[0]);
+  const int halo = args.tiles > 1 ? 4 * backward_halo(most, args.activation) : 0;
+  const double columns = static_cast<double>(read_in_all(args.width, 4 * args.own, halo));
+  const double rows = static_cast<double>(read_in_all(args.height, args.rows, most / 2));
+  const double image = static_cast<double>(args.height) * args.width;
+  const double partial = static_cast<double>(march_slices(args)) * args.channels * args.taps * 4;
+  Plan plan;
+  plan.workspace = static_cast<std::size_t>(partial);
+  plan.bytes = planes * (columns * (args.height + rows) + image) * itemsize(pair) + 2 * partial +
+               march_slices(args) * args.channels * all_taps(strips) * itemsize(pair);
+  plan.flops = 2 * planes * 5 * sum_of_taps(sizes) * args.height * 4 * args.groups * args.tiles;
+  plan.launches = {launch, sum_launch(args.channels, args.taps)};
+  return plan;
+}
+
+}  // namespace
+
 Plan plan_depthwise_backward(const Strips &strips, const Device &device) {
   Plan plan;
   if (!are_served(strips)) {
     return plan;
+  }
+  if (const int sizes = march_backward_sizes(strips); sizes != 0) {
+    const Launch march = march_backward_launch(strips, sizes, device);
+    if (march.shared != 0 && march.grid[0] != 0) {
+      return plan_march_backward(strips, march);
+    }
   }
   const Launch launch = gradient_launch(strips, device);
   if (launch.shared == 0 || launch.grid[0] == 0) {
@@ -529,11 +381,7 @@ Plan plan_depthwise_backward(const Strips &strips, const Device &device) {
   }
   plan.flops = 2 * planes * tiles * products;
   plan.launches.push_back(launch);
-  Launch sum;
-  sum.kernel = kSum.data();
-  sum.block = {kGeneralThreads, 1, 1};
-  sum.grid = flat(divide_up(args.channels * args.taps, kGeneralThreads));
-  plan.launches.push_back(sum);
+  plan.launches.push_back(sum_launch(args.channels, args.taps));
   return plan;
 }
 

@@ -5,6 +5,7 @@
 #include "depthwise_forward.cuh"
 #include "depthwise_general.cuh"
 #include "depthwise_launch.h"
+#include "depthwise_march_backward.cuh"
 #include "depthwise_run.h"
 #include "start.cuh"
 
@@ -46,6 +47,32 @@ Status DepthwiseKernels<kScalar>::march(const MarchArgs &args, bool channels_las
   using T = ScalarType<kScalar>;
   return channels_last ? choose_march<T, true>(args, launch_, stream)
                        : choose_march<T, false>(args, launch_, stream);
+}
+
+template <class T, bool kLast>
+Status choose_march_backward(const MarchArgs &args, const Launch &launch_, Stream stream) {
+  switch (launch_.choice[kSizes]) {
+    case 3:
+      return start(depthwise_march_backward<T, kLast, 3>, launch_, args, stream);
+    case 5:
+      return start(depthwise_march_backward<T, kLast, 5>, launch_, args, stream);
+    case 7:
+      return start(depthwise_march_backward<T, kLast, 7>, launch_, args, stream);
+    case 11:
+      return start(depthwise_march_backward<T, kLast, 11>, launch_, args, stream);
+    case 21:
+      return start(depthwise_march_backward<T, kLast, 21>, launch_, args, stream);
+    default:
+      return start(depthwise_march_backward<T, false, 21, 11, 7>, launch_, args, stream);
+  }
+}
+
+template <Scalar kScalar>
+Status DepthwiseKernels<kScalar>::march_backward(const MarchArgs &args, bool channels_last,
+                                                 const Launch &launch_, Stream stream) {
+  using T = ScalarType<kScalar>;
+  return channels_last ? choose_march_backward<T, true>(args, launch_, stream)
+                       : choose_march_backward<T, false>(args, launch_, stream);
 }
 
 template <Scalar kScalar>

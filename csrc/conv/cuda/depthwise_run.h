@@ -10,6 +10,8 @@ namespace pyphase::conv::cuda {
 template <Scalar kScalar>
 struct DepthwiseKernels {
   static Status march(const MarchArgs &args, bool channels_last, const Launch &launch, Stream);
+  static Status march_backward(const MarchArgs &args, bool channels_last, const Launch &launch,
+                               Stream);
   static Status general(const GeneralArgs &args, const Launch &launch, Stream);
   static Status gradient(const GeneralArgs &args, const Launch &launch, Stream);
   static Status sum(const SumArgs &args, const Launch &launch, Stream);

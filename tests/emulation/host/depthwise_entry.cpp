@@ -65,7 +65,7 @@ const char *depthwise_plan(const std::int64_t *problem, const std::int64_t *devi
     *numbers++ = plan.bytes;
     *numbers++ = plan.flops;
     const cuda::Launch &launch = plan.launches[0];
-    *numbers++ = launch.kernel == cuda::kMarch;
+    *numbers++ = launch.kernel == cuda::kMarch || launch.kernel == cuda::kMarchBackward;
     *numbers++ = launch.grid[0];
     *numbers++ = launch.block[0];
     *numbers++ = launch.shared;
