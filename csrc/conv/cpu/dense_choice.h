@@ -24,6 +24,10 @@ inline bool dense_wins(const Pair &p, bool backward) {
   if (backward && (longest >= 5 ? least >= 64 : least >= 128 && widest > 1 && pixels >= 100)) {
     return false;
   }
+  // Few pixels for many channels (0.9 to 1.05).
+  if (backward && pixels < 100 && most > (p.channels_last ? 128 : 256)) {
+    return false;
+  }
   // Three channels fill no tile, and little work follows (0.9 to 1.05).
   if (!backward && c[0] < 4 && c[1] < 32) {
     return false;
@@ -31,10 +35,6 @@ inline bool dense_wins(const Pair &p, bool backward) {
   if (p.channels_last) {
     // The same holds forward, with short kernels already from 32 channels on (0.9 to 1.1).
     if (!backward && most > (longest < 5 ? 16 : 64)) {
-      return false;
-    }
-    // Few pixels for many channels (0.9).
-    if (backward && most > 128 && pixels < 100) {
       return false;
     }
   } else {
