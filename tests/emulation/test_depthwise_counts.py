@@ -58,7 +58,8 @@ class Cost(NamedTuple):
 
     def hold(self, budgets: dict[str, float]) -> None:
         assert self.wavefronts <= budgets["wavefronts"], "conflicts of shared memory's banks"
-        assert 1 <= self.fma <= budgets["fma"]
+        # A little less than all: what would be added to rows above the image may be left out.
+        assert 0.99 <= self.fma <= budgets["fma"]
         assert self.instructions <= budgets["instructions"]
 
 
