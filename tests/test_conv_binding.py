@@ -18,7 +18,7 @@ from conv_reference import Problem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pyphase import _core
+from pyphase import _core, conv
 
 UNSERVED = r"null|no native kernel"
 REFUSALS = (ValueError, TypeError, OverflowError, MemoryError)
@@ -336,8 +336,10 @@ def problems(draw):
     mask=st.one_of(st.just((True,) * 5), st.tuples(*[st.booleans()] * 5)),
     at_end=st.booleans(),
     shift=st.integers(0, 15),
+    threads=st.sampled_from([1, 1, 3, 16]),
 )
-def test_drawn_pairs(problem, dtype, channels_last, mask, at_end, shift):
+def test_drawn_pairs(problem, dtype, channels_last, mask, at_end, shift, threads):
+    torch.set_num_threads(threads)
     check_pair(problem, dtype, channels_last, mask, at_end, shift)
 
 
@@ -428,6 +430,7 @@ WIDE = {
                        groups=(16, 16), batch=3),
     "dense": Problem((24, 20, 28), (30, 35), (5, 7), activation="relu", batch=3),
     "dense, columns": Problem((24, 20, 28), (30, 35), (3, 3), False, batch=2),
+    "dense, strips of one": Problem((16, 96, 16), (10, 33), (3, 3), batch=8),
     "dense, strides": Problem((3, 16, 33), (64, 65), (7, 7), stride=(2, 2), padding=(3, 3)),
 }  # fmt: skip
 
@@ -458,6 +461,18 @@ def test_same_bits_for_any_number_of_threads(name, channels_last, dtype, threads
         threads(count)
         found.append(bits(call_pair(pair, tensors, grad, Memory(channels_last))))
     assert all(other == found[0] for other in found[1:])
+
+
+def test_fault_a_tile_beyond_the_image_read_the_next_row(threads):
+    x, row, column = torch.randn(1, 1, 3, 60), torch.randn(1, 1, 1, 21), torch.randn(1, 1, 3, 1)
+    wide = torch.nn.functional.pad(x.double(), (10, 200))
+    exact = torch.conv2d(torch.conv2d(wide, row.double()), column.double(), padding=(1, 0))
+    options = [1, 1], [1, 1, 10, 200], [1, 1], [1, 1], "none"
+    for count in (1, 2, 16):
+        threads(count)
+        with conv.backend("native"):
+            y = torch.ops.pyphase.factorized_conv2d(x, row, column, None, None, *options)
+        torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

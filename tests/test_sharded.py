@@ -130,15 +130,16 @@ def test_only_the_last_one_is_kept_and_an_unfinished_one_is_not_read(saved):
     assert os.listdir(saved) == ["00000004"]
 
 
-def test_states_that_are_no_good(saved, tmp_path):
+def test_states_that_are_no_good(saved, tmp_path, monkeypatch):
     with pytest.raises(PhaseError, match="holds no complete sharded checkpoint"):
         load_sharded(make(), tmp_path / "nowhere")
     with pytest.raises(PhaseError, match="another plan"):
         load_sharded(make_loop([TrainingPhase(steps=9)]), saved)
     (part,) = (saved / "00000001").glob("*.distcp")
     part.write_bytes(part.read_bytes()[:100])
-    with pytest.raises(PhaseError, match="is not a whole checkpoint"):
-        load_sharded(make(), saved)
+    monkeypatch.chdir(saved.parent)  # messages cut long paths
+    with pytest.raises(PhaseError, match="00000001' is not a whole checkpoint"):
+        load_sharded(make(), saved.name)
     loop = make()
     next(iter(loop))
     with pytest.raises(PhaseError, match="a batch is under way"):

@@ -25,8 +25,8 @@ inline std::int64_t most_threads() {
 }
 
 // Calls work(task, memory) for each task, with `bytes` of the thread's memory; `together` tasks in
-// a row go to one thread, in their order. The partition into tasks must not depend on the number of
-// threads, so that neither do the results.
+// a row go to one thread, in their order. Where results are added up over tasks, the partition must
+// not depend on the number of threads, so that neither do the sums.
 template <class Work>
 inline void for_each_task(std::int64_t tasks, std::int64_t together, std::size_t bytes,
                           bool parallel, const Work &work) {

@@ -92,7 +92,8 @@ class Fusible:
         if self.native(backward=True) is not None:
             return True
         # What is predicted of a backward pass is so of both: torch's own, after a fused forward
-        # pass, would compute the intermediate again. What is measured is measured so.
+        # pass, would compute the intermediate again, as it does in compiled code, where each op
+        # is chosen alone. What is measured is measured so.
         return forward is not None and forward.is_timed
 
     def _wins(self, kernels: Kernels, backward: bool) -> bool:

@@ -197,8 +197,11 @@ inline void convolve_panel(const Reach &reach, const Packed &packed, long panel,
       tile.weight_step = reach.tap_step() * packed.in * width;
       tile.lanes = static_cast<int>(lanes);
       tile.finish = finish;
-      if (tile.input_step == tile.channels && tile.weight_step == tile.channels * width) {
-        tile.channels *= tile.taps;  // one run: few channels would not fill a loop
+      // One run, since few channels would not fill a loop; but not where that moves the borders of
+      // partial sums: steps depend on the strip.
+      if (tile.input_step == tile.channels && tile.weight_step == tile.channels * width &&
+          tile.channels * tile.taps <= kProducts) {
+        tile.channels *= tile.taps;
         tile.taps = 1;
       }
       const long next_start = outputs > 1 ? reach.at(begin + period).start : taps.start;

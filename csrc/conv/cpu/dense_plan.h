@@ -1,5 +1,4 @@
-// The dense pair in its own axes, and how it is cut into tasks: functions of
-// the problem alone.
+// The dense pair in its own axes, and how it is cut into tasks.
 #pragma once
 
 #include <cstdlib>
@@ -60,13 +59,15 @@ struct Buffer {
 };
 
 // Part i of n that is cut into `parts` nearly equal ones at multiples of `grain`, the larger ones
-// first: begun in this order, they keep several threads busy to the end.
+// first: begun in this order, they keep several threads busy to the end. What is left over of n
+// goes to a part of the smaller ones, which lies last.
 inline Range part(long n, long parts, long i, long grain = 1) {
-  const long blocks = (n + grain - 1) / grain;
-  const auto begin = [&](long part) {
-    return std::min(n, (blocks / parts * part + std::min(part, blocks % parts)) * grain);
-  };
-  return {begin(i), begin(i + 1)};
+  const long least = n / grain / parts, larger = n / grain % parts;  // in grains
+  if (i == larger) {
+    return {(n / grain - least) * grain, n};
+  }
+  const long begin = i < larger ? i * (least + 1) : i * least - least + larger;
+  return {begin * grain, (begin + least + (i < larger ? 1 : 0)) * grain};
 }
 
 // Whether a channels-last result with so many channels is better written past the caches; a panel

@@ -244,7 +244,8 @@ struct DepthwiseTiles {
       const std::int64_t width = (p.out_width + count - 1) / count + across.before + across.after;
       return (images * count + threads - 1) / threads * width;
     };
-    for (std::int64_t more = tiles + 1; more <= most_tiles(); ++more) {
+    const std::int64_t most_useful = smaller(most_tiles(), larger(tiles, 4 * threads));
+    for (std::int64_t more = tiles + 1; more <= most_useful; ++more) {
       tiles = busiest(more) < busiest(tiles) ? more : tiles;
     }
     columns = (p.out_width + tiles - 1) / tiles;

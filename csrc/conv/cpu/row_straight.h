@@ -114,8 +114,8 @@ __attribute__((noinline)) void straight_rows(const StraightRows<S> &rows) {
     T *to = rows.dst + r * rows.dst_pitch;
     const auto vector = [&rows, from](std::int64_t i) {
       const std::int64_t first = i * kWidth;
-      if (first < 0) {
-        return first + rows.before >= 0 ? load(from + first) : Vec<T>{};
+      if (first + rows.before < 0) {
+        return Vec<T>{};
       }
       return first + kWidth <= rows.available ? load(from + first)
                                               : load_part(from + first, rows.available - first);

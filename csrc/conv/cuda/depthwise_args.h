@@ -1,4 +1,4 @@
-// What the depthwise kernels are given, and the table of their instantiations, in plain C++.
+// What the depthwise kernels are given, and sizes that they share with their plan, in plain C++.
 //
 // All sizes and strides are in elements. Offsets inside an image are 32-bit, an image's own offset
 // is 64-bit: the plans refuse images of 2^31 elements and more.
@@ -165,7 +165,7 @@ struct SumArgs {
   } parts[4 * kMostStrips];
 };
 
-// The shared memory of the marches, in floats, for the kernels and their plan.
+// Threads of a block, and shared memory of the marches in floats, for the kernels and their plan.
 
 constexpr int kMarchThreads = 256;
 constexpr int kGeneralThreads = 256;

@@ -137,8 +137,8 @@ class BackwardMarch : MarchBlock<T, BackwardTraits<T, kLast, kFirst, kRest...>> 
   // The thread's columns of a row of x or g, zero where there is no image.
   __device__ __forceinline__ Four<T> load(const void *image, int row) const {
     const bool inside = row >= 0 && row < a_.height && plane_ < channels_;
-    const T *const from = static_cast<const T *>(image) + base_ + row * this->row_step_ +
-                          this->offset_in(plane_, column());
+    const T *const from = static_cast<const T *>(image) + base_ +
+                          std::int64_t{row} * this->row_step_ + this->offset_in(plane_, column());
     Four<T> four;
     if (!kLast && a_.vectors) {
       if (inside && column() < a_.width) {

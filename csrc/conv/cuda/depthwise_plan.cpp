@@ -335,7 +335,7 @@ Plan plan_march_backward(const Strips &strips, const Launch &launch) {
   Plan plan;
   plan.workspace = static_cast<std::size_t>(partial);
   plan.bytes = planes * (columns * (args.height + rows) + image) * itemsize(pair) + 2 * partial +
-               march_slices(args) * args.channels * all_taps(strips) * itemsize(pair);
+               1.0 * march_slices(args) * args.channels * all_taps(strips) * itemsize(pair);
   plan.flops = 2 * planes * 5 * sum_of_taps(sizes) * args.height * 4 * args.groups * args.tiles;
   plan.launches = {launch, sum_launch(args.channels, args.taps)};
   return plan;
