@@ -30,7 +30,8 @@ class Target(NamedTuple):
 class Verdict(NamedTuple):
     """A target with what was found: its rows' geometric mean and their least.
 
-    needs: the share of the roofline that the target takes, in the geometric mean, at torch's speed.
+    Shares of the roofline, geometric means. needs: at which the target is reached, given torch's
+    speed; has: the native backend's.
     """
 
     target: Target
@@ -38,6 +39,7 @@ class Verdict(NamedTuple):
     mean: float
     least: float
     needs: float
+    has: float
 
     def word(self, isa: str) -> str:
         """Return the verdict in a few letters."""
@@ -164,6 +166,7 @@ def verdicts(rows: list[Row]) -> list[Verdict]:
             needs = target.at_least
             if target.value is native:
                 needs *= geometric_mean([row.share("torch") for row in judged])
+            has = geometric_mean([share(row) for row in judged])
             mean = geometric_mean(values)
-            found.append(Verdict(target, len(values), mean, min(values), needs))
+            found.append(Verdict(target, len(values), mean, min(values), needs, has))
     return found

@@ -87,14 +87,12 @@ class Fusible:
     def is_native(self, with_grad: bool) -> bool:
         """Return whether a fused kernel serves a part of the work."""
         forward = self.native(backward=False)
-        if not with_grad:
-            return forward is not None
-        if self.native(backward=True) is not None:
-            return True
         # What is predicted of a backward pass is so of both: torch's own, after a fused forward
         # pass, would compute the intermediate again, as it does in compiled code, where each op
         # is chosen alone. What is measured is measured so.
-        return forward is not None and forward.is_timed
+        if forward is not None and (not with_grad or forward.is_timed):
+            return True
+        return with_grad and self.native(backward=True) is not None
 
     def _wins(self, kernels: Kernels, backward: bool) -> bool:
         return measured(self, kernels, backward) if kernels.is_timed else kernels.wins(backward)

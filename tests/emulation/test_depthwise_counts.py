@@ -56,10 +56,12 @@ class Cost(NamedTuple):
     fma: float
     instructions: float
 
-    def hold(self, budgets: dict[str, float]) -> None:
+    def hold(self, budgets: dict[str, float], shape: tuple[int, int, int, tuple[int, ...]]) -> None:
+        """Hold all but the bytes; what a march would add to rows above the image may be missing."""
+        *_, size, kernels = shape
+        above = sum(k // 2 for k in kernels) / (2 * sum(kernels) * size)
         assert self.wavefronts <= budgets["wavefronts"], "conflicts of shared memory's banks"
-        # A little less than all: what would be added to rows above the image may be left out.
-        assert 0.99 <= self.fma <= budgets["fma"]
+        assert 1 - above - 1e-9 <= self.fma <= budgets["fma"]
         assert self.instructions <= budgets["instructions"]
 
 
@@ -100,7 +102,7 @@ def cost(shape, dtype: torch.dtype, channels_last: bool, backward: bool = False)
 def test_counts_stay_within_their_bounds(name, dtype, channels_last):
     found = cost(SHAPES[name], dtype, channels_last)
     assert found.bytes <= 1.15, "global memory"
-    found.hold(BUDGETS["forward"])
+    found.hold(BUDGETS["forward"], SHAPES[name])
 
 
 @LAYOUTS
@@ -109,9 +111,10 @@ def test_counts_of_gradients_stay_within_their_bounds(name, channels_last):
     found = cost(SHAPES[name], torch.bfloat16, channels_last, backward=True)
     tiles = channels_last and name in TILES
     assert found.bytes <= (TILES[name] if tiles else 1.15), "global memory"
-    found.hold(BUDGETS["tiles" if tiles else "backward"])
+    found.hold(BUDGETS["tiles" if tiles else "backward"], SHAPES[name])
 
 
 @LAYOUTS
 def test_counts_of_the_kernel_for_every_case_stay_within_their_bounds(channels_last):
-    cost((8, 64, 64, (63,)), torch.bfloat16, channels_last).hold(BUDGETS["longest"])
+    shape = (8, 64, 64, (63,))
+    cost(shape, torch.bfloat16, channels_last).hold(BUDGETS["longest"], shape)
