@@ -20,6 +20,60 @@ double rereads(const Pair &pair, int groups, int rows, int pad) {
   return (1 + read / static_cast<double>(pair.height * pair.width)) / 2;
 }
 
+// Rows of a block: the columns are cut until the multiprocessors have work. `again(rows)`: the
+// bytes that are moved then, over the least.
+template <class Again>
+int cut_rows(int height, int most, std::int64_t blocks, const Device &device, Again again) {
+  int rows = height;
+  for (int chunks = 2; chunks <= height; ++chunks) {
+    const std::int64_t now = blocks * divide_up(height, rows);
+    const int next = divide_up(height, chunks);
+    const bool cheap = again(next) <= kMostRereads;
+    if (next < std::max(most, 8) || 2 * now >= (cheap ? 4 : 1) * device.sms) {
+      break;
+    }
+    rows = next;
+  }
+  return rows;
+}
+
+// Fewer channels of a block while `large(planes)`; blocks of NCHW have the same number of them.
+template <class Large>
+int cut_planes(int planes, int channels, bool last, Large large) {
+  while (!last && planes > 1 && large(planes)) {
+    planes = divide_up(planes, 2);
+  }
+  return last ? planes : divide_up(channels, divide_up(channels, planes));
+}
+
+// A march as its plan has found it.
+struct March {
+  int sizes, planes, groups, own, tiles, rows, images, shared;
+
+  Launch launch(const Pair &pair, std::string_view kernel) const {
+    const int channels = to_int(pair.channels[0]), chunks = divide_up(to_int(pair.height), rows);
+    const int slices = divide_up(to_int(pair.batch), images) * chunks;
+    Launch found;
+    found.kernel = kernel.data();
+    found.grid = flat(std::int64_t{divide_up(channels, planes)} * tiles * slices);
+    found.block = {static_cast<unsigned>(planes * groups), 1, 1};
+    found.shared = static_cast<unsigned>(shared);
+    found.choice = {planes,
+                    groups,
+                    tiles,
+                    rows,
+                    chunks,
+                    divide_up(channels, planes),
+                    march_pitch(most_taps(sizes), groups),
+                    (pair.channels_last ? channels : to_int(pair.width)) % 4 == 0,
+                    pair.activation != Activation::none,
+                    images,
+                    sizes,
+                    own};
+    return found;
+  }
+};
+
 }  // namespace
 
 int march_sizes(const Strips &strips, std::array<int, kMostStrips> &order) {
@@ -71,25 +125,11 @@ Launch march_launch(const Strips &strips, int sizes, const Device &device) {
   const int threads = most <= 7 ? kMarchThreads : kMarchThreads / 2;
   int planes = last ? kLanePlanes : std::min(threads / groups, channels);
   const auto blocks = [&](int p) { return pair.batch * divide_up(channels, p) * tiles; };
-  while (
-      !last && planes > 1 &&
-      (shared(planes) > 48 * 1024 || (blocks(planes) < 2 * device.sms && planes * groups > 64))) {
-    planes = divide_up(planes, 2);
-  }
-  if (!last) {  // blocks with the same number of channels
-    planes = divide_up(channels, divide_up(channels, planes));
-  }
-  // Cuts along the columns until the multiprocessors have work.
-  int rows = height;
-  for (int chunks = 2; chunks <= height; ++chunks) {
-    const std::int64_t now = blocks(planes) * divide_up(height, rows);
-    const int next = divide_up(height, chunks);
-    const bool cheap = rereads(pair, groups, next, pad) <= kMostRereads;
-    if (next < std::max(most, 8) || 2 * now >= (cheap ? 4 : 1) * device.sms) {
-      break;
-    }
-    rows = next;
-  }
+  planes = cut_planes(planes, channels, last, [&](int p) {
+    return shared(p) > 48 * 1024 || (blocks(p) < 2 * device.sms && p * groups > 64);
+  });
+  const int rows = cut_rows(height, most, blocks(planes), device,
+                            [&](int r) { return rereads(pair, groups, r, pad); });
   const int chunks = divide_up(height, rows);
   // Small images one after the other, while there are blocks enough: the weights are read once.
   int images = 1;
@@ -97,24 +137,8 @@ Launch march_launch(const Strips &strips, int sizes, const Device &device) {
          blocks(planes) * chunks >= std::int64_t{4} * images * device.sms) {
     images *= 2;
   }
-  Launch launch;
-  launch.kernel = kMarch.data();
-  launch.grid = flat(blocks(planes) / pair.batch * divide_up(to_int(pair.batch), images) * chunks);
-  launch.block = {static_cast<unsigned>(planes * groups), 1, 1};
-  launch.shared = static_cast<unsigned>(shared(planes));
-  launch.choice = {planes,
-                   groups,
-                   tiles,
-                   rows,
-                   chunks,
-                   divide_up(channels, planes),
-                   march_pitch(most, groups),
-                   last ? channels % 4 == 0 : width % 4 == 0,
-                   pair.activation != Activation::none,
-                   images,
-                   sizes,
-                   groups};
-  return launch;
+  const March march{sizes, planes, groups, groups, tiles, rows, images, shared(planes)};
+  return march.launch(pair, kMarch);
 }
 
 int march_backward_sizes(const Strips &strips) {
@@ -169,7 +193,6 @@ Launch march_backward_launch(const Strips &strips, int sizes, const Device &devi
     return std::max(4 * rows + ring, 4 * (planes * march_weights(count_taps(sizes), count) +
                                           backward_scratch(last, planes, groups)));
   };
-  Launch launch;
   int widest = backward_threads(most) / (last ? lanes : 1);
   while (widest > 1 && shared(last ? lanes : 1, widest) > device.shared_per_block) {
     widest /= 2;
@@ -177,35 +200,23 @@ Launch march_backward_launch(const Strips &strips, int sizes, const Device &devi
   const Across across(width, halo, widest);
   const int groups = across.groups, tiles = across.tiles;
   if (groups == 0) {
-    return launch;
+    return {};
   }
   // Two blocks of a multiprocessor, by registers and by shared memory.
   const int room = std::min(device.shared_per_block, device.shared_per_sm / 2 - 1024);
   const int threads = backward_threads(most) / 2;
   int planes = last ? lanes : std::clamp(threads / groups, 1, channels);
   const auto blocks = [&](int p) { return pair.batch * divide_up(channels, p) * tiles; };
-  while (!last && planes > 1 &&
-         (shared(planes, groups) > room ||
-          (blocks(planes) < 2 * device.sms && planes * groups > 64))) {
-    planes = divide_up(planes, 2);
-  }
-  if (!last) {  // blocks with the same number of channels
-    planes = divide_up(channels, divide_up(channels, planes));
-  }
-  // Cuts along the columns until the multiprocessors have work: g is read again there.
+  planes = cut_planes(planes, channels, last, [&](int p) {
+    return shared(p, groups) > room || (blocks(p) < 2 * device.sms && p * groups > 64);
+  });
+  // g is read again at the cuts.
   const double columns =
       tiles > 1 ? static_cast<double>(read_in_all(width, 4 * across.own, 4 * halo)) / width : 1;
-  int rows = height;
-  for (int chunks = 2; chunks <= height; ++chunks) {
-    const std::int64_t now = blocks(planes) * divide_up(height, rows);
-    const int next = divide_up(height, chunks);
-    const double again = static_cast<double>(read_in_all(height, next, pad)) / height;
-    const bool cheap = (columns * (1 + again) + 1) / 3 <= kMostRereads;
-    if (next < std::max(most, 8) || 2 * now >= (cheap ? 4 : 1) * device.sms) {
-      break;
-    }
-    rows = next;
-  }
+  const int rows = cut_rows(height, most, blocks(planes), device, [&](int r) {
+    const double again = static_cast<double>(read_in_all(height, r, pad)) / height;
+    return (columns * (1 + again) + 1) / 3;
+  });
   const int chunks = divide_up(height, rows);
   // Small images one after the other, while there are threads enough: the weights are read and
   // their sums written once, which is to be little beside the images.
@@ -216,23 +227,8 @@ Launch march_backward_launch(const Strips &strips, int sizes, const Device &devi
          blocks(planes) * chunks * planes * groups >= std::int64_t{256} * images * device.sms) {
     images *= 2;
   }
-  launch.kernel = kMarchBackward.data();
-  launch.grid = flat(blocks(planes) / pair.batch * divide_up(to_int(pair.batch), images) * chunks);
-  launch.block = {static_cast<unsigned>(planes * groups), 1, 1};
-  launch.shared = static_cast<unsigned>(shared(planes, groups));
-  launch.choice = {planes,
-                   groups,
-                   tiles,
-                   rows,
-                   chunks,
-                   divide_up(channels, planes),
-                   march_pitch(most, groups),
-                   last ? channels % 4 == 0 : width % 4 == 0,
-                   pair.activation != Activation::none,
-                   images,
-                   sizes,
-                   across.own};
-  return launch;
+  return March{sizes, planes, groups, across.own, tiles, rows, images, shared(planes, groups)}
+      .launch(pair, kMarchBackward);
 }
 
 MarchArgs march_args(const Strips &strips, const Launch &launch) {
