@@ -187,8 +187,7 @@ inline void dense_forward(const Pair &p, const float *x, const float *w1, const 
   const Team team(first.size() + second.size(), detail::ForwardMemory(p, plan).size());
   first.packed = team.shared();
   second.packed = first.packed + first.size();
-  const detail::ForwardTask task{
-      p, plan, first.result(), second.result(), x, y, may_stream(p, y, p.channels[2])};
+  const detail::ForwardTask task{p, plan, first.result(), second.result(), x, y, may_stream(p, y)};
   const long tasks = p.batch * plan.strips;
   team.run(tasks == 1, [&](Team::Member member) {
     member.each(first.panels() + second.panels(), [&](long i) {

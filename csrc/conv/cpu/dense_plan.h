@@ -70,13 +70,12 @@ inline Range part(long n, long parts, long i, long grain = 1) {
   return {begin * grain, (begin + least + (i < larger ? 1 : 0)) * grain};
 }
 
-// Whether a channels-last result with so many channels is better written past the caches; a panel
-// then writes whole cache lines.
-inline bool may_stream(const Pair &p, const float *result, long channels) {
+// Whether a channels-last y is better written past the caches; a panel then writes whole lines.
+inline bool may_stream(const Pair &p, const float *y_data) {
   constexpr long kLine = 64 / sizeof(float);
   const long x = p.height * p.width * p.channels[0], y = p.out_height * p.out_width * p.channels[2];
-  return p.channels_last && kPanel % kLine == 0 && channels % kLine == 0 &&
-         4 * p.batch * (x + y) >= kPastCache && reinterpret_cast<std::uintptr_t>(result) % 64 == 0;
+  return p.channels_last && kPanel % kLine == 0 && p.channels[2] % kLine == 0 &&
+         4 * p.batch * (x + y) >= kPastCache && reinterpret_cast<std::uintptr_t>(y_data) % 64 == 0;
 }
 
 constexpr long kL2 = 512 * 1024;

@@ -30,8 +30,7 @@ GeneralArgs with_weights(const Strips &strips, const Launch &launch,
 MarchArgs march_with_weights(const Strips &strips, const Launch &launch,
                              const std::vector<PairData> &data,
                              std::array<int, kMostStrips> &order) {
-  MarchArgs args = march_args(strips, launch);
-  march_sizes(strips, order);
+  MarchArgs args = march_args(strips, launch, order);
   args.x = data[0].x;
   for (std::size_t i = 0; i < data.size(); ++i) {
     const auto from = static_cast<std::size_t>(order[i]);

@@ -58,9 +58,10 @@ Launch march_backward_launch(const Strips &strips, int sizes, const Device &devi
 Launch general_launch(const Strips &strips, const Device &device);
 Launch gradient_launch(const Strips &strips, const Device &device);
 
-// The arguments that do not depend on addresses.
+// The arguments that do not depend on addresses; `order` as of march_sizes.
 GeneralArgs general_args(const Strips &strips, const Launch &launch);
-MarchArgs march_args(const Strips &strips, const Launch &launch);
+MarchArgs march_args(const Strips &strips, const Launch &launch,
+                     std::array<int, kMostStrips> &order);
 
 // The blocks whose sums of weights are added up.
 inline int march_slices(const MarchArgs &args) {

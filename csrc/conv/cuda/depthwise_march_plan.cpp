@@ -231,9 +231,9 @@ Launch march_backward_launch(const Strips &strips, int sizes, const Device &devi
       .launch(pair, kMarchBackward);
 }
 
-MarchArgs march_args(const Strips &strips, const Launch &launch) {
+MarchArgs march_args(const Strips &strips, const Launch &launch,
+                     std::array<int, kMostStrips> &order) {
   const Pair &pair = strips.pairs[0];
-  std::array<int, kMostStrips> order{};
   MarchArgs args{};
   args.batch = to_int(pair.batch);
   args.channels = to_int(pair.channels[0]);

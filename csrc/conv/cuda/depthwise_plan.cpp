@@ -324,7 +324,8 @@ Launch sum_launch(int channels, int taps) {
 
 Plan plan_march_backward(const Strips &strips, const Launch &launch) {
   const Pair &pair = strips.pairs[0];
-  const MarchArgs args = march_args(strips, launch);
+  std::array<int, kMostStrips> order{};
+  const MarchArgs args = march_args(strips, launch, order);
   const int sizes = launch.choice[kSizes], most = most_taps(sizes);
   const double planes = static_cast<double>(pair.batch * pair.channels[0]);
   const int halo = args.tiles > 1 ? 4 * backward_halo(most, args.activation) : 0;
