@@ -5,8 +5,11 @@
 #   PYPHASE_CUDA=OFF   no word about CUDA
 #
 # An environment variable of that name counts where no option is given, for pip. Architectures: the
-# GPUs of this machine, or CMAKE_CUDA_ARCHITECTURES (CUDAARCHS) as given; without a GPU, machine code
-# for sm_80, which all of 8.x run, and PTX of it, which the driver compiles for newer GPUs at first use.
+# GPUs of this machine, or CMAKE_CUDA_ARCHITECTURES (CUDAARCHS) as given: native, all, or numbers,
+# each alone or with -real (machine code) or -virtual (PTX). Without a GPU, machine code for sm_80,
+# which all of 8.x run, and PTX, which the driver compiles for newer GPUs at first use. The kernels
+# ask for nothing beyond compute_80: all machine code is made of that one PTX, so that the text
+# which the tests execute is the one that every GPU gets.
 set(default AUTO)
 if(DEFINED ENV{PYPHASE_CUDA} AND NOT "$ENV{PYPHASE_CUDA}" STREQUAL "")
   set(default $ENV{PYPHASE_CUDA})
@@ -25,12 +28,16 @@ function(cuda_is_missing why)
   message(STATUS "CUDA kernels: no, since ${why}")
 endfunction()
 
-# Set CMAKE_CUDA_ARCHITECTURES to those of this machine's GPUs, else to the list above.
+# Set CMAKE_CUDA_ARCHITECTURES to the list that is wanted, `codes` to the machine code and the PTX
+# that are made for it, `code` to nvcc's option.
 macro(choose_cuda_architectures)
-  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND DEFINED ENV{CUDAARCHS})
-    set(CMAKE_CUDA_ARCHITECTURES $ENV{CUDAARCHS})
+  set(chosen ${CMAKE_CUDA_ARCHITECTURES})
+  if(NOT chosen)
+    set(chosen $ENV{CUDAARCHS})
   endif()
-  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  if("${chosen}" MATCHES "^all(-major)?$")
+    set(chosen 80-real 90-real 100-real 120)
+  elseif(NOT chosen OR chosen STREQUAL native)
     set(capabilities)
     find_program(NVIDIA_SMI nvidia-smi)
     if(NVIDIA_SMI)
@@ -42,20 +49,46 @@ macro(choose_cuda_architectures)
       list(FILTER capabilities INCLUDE REGEX "^([89].|...)$")  # older ones are torch's
     endif()
     if(capabilities AND NOT failed)
-      list(TRANSFORM capabilities APPEND -real)
-      set(CMAKE_CUDA_ARCHITECTURES ${capabilities})
+      list(TRANSFORM capabilities APPEND -real OUTPUT_VARIABLE chosen)
     else()
-      set(CMAKE_CUDA_ARCHITECTURES 80)
+      set(chosen 80)
     endif()
   endif()
+  set(CMAKE_CUDA_ARCHITECTURES)
+  set(codes)  # of which nvcc makes one from the other
+  foreach(architecture ${chosen})
+    if(NOT architecture MATCHES "^([0-9]+)[af]?(-real|-virtual)?$")
+      message(FATAL_ERROR "CUDA architecture (=${architecture}) must be native or all, for the "
+        "whole list, or a number such as 90, 90-real or 90-virtual")
+    endif()
+    if(CMAKE_MATCH_1 LESS 80)
+      message(STATUS "CUDA kernels: not for ${architecture}, since they need 80 or newer")
+    else()
+      list(APPEND CMAKE_CUDA_ARCHITECTURES ${architecture})
+      if(NOT CMAKE_MATCH_2 STREQUAL "-virtual")
+        list(APPEND codes sm_${CMAKE_MATCH_1})
+      endif()
+      if(NOT CMAKE_MATCH_2 STREQUAL "-real")
+        list(APPEND codes compute_80)
+      endif()
+    endif()
+  endforeach()
+  list(REMOVE_DUPLICATES codes)
+  string(REPLACE ";" "," code "${codes}")
+  set(code -gencode=arch=compute_80,code=[${code}])
+  unset(ENV{CUDAARCHS})  # CMake would put it above
 endmacro()
 
 set(PYPHASE_HAS_CUDA FALSE)
 if(NOT cuda STREQUAL OFF)
   choose_cuda_architectures()
   include(CheckLanguage)
-  check_language(CUDA)
-  if(NOT CMAKE_CUDA_COMPILER)
+  if(codes)
+    check_language(CUDA)
+  endif()
+  if(NOT codes)
+    cuda_is_missing("no architecture is left")
+  elseif(NOT CMAKE_CUDA_COMPILER)
     cuda_is_missing("there is no nvcc that compiles a program")
   else()
     enable_language(CUDA)
@@ -67,10 +100,10 @@ if(NOT cuda STREQUAL OFF)
     # What is too old for the kernels is found now, not in the build.
     try_compile(PYPHASE_NVCC_WORKS ${CMAKE_CURRENT_BINARY_DIR}/probe
       SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/cmake/probe.cu
-      COMPILE_DEFINITIONS -std=c++20 OUTPUT_VARIABLE said)
+      COMPILE_DEFINITIONS -std=c++20 ${code} OUTPUT_VARIABLE said)
     if(PYPHASE_NVCC_WORKS)
       set(PYPHASE_HAS_CUDA TRUE)
-      string(REPLACE ";" ", " shown "${CMAKE_CUDA_ARCHITECTURES}")
+      string(REPLACE ";" ", " shown "${codes}")
       message(STATUS
         "CUDA kernels: yes, nvcc ${CMAKE_CUDA_COMPILER_VERSION}, architectures ${shown}")
     else()
@@ -86,17 +119,18 @@ if(PYPHASE_HAS_CUDA)
   if(PYPHASE_WERROR)
     list(APPEND cuda_warnings --Werror=all-warnings)
   endif()
-  add_library(cuda_kernels OBJECT
-    csrc/conv/cuda/dense_bfloat16.cu
-    csrc/conv/cuda/dense_float.cu
-    csrc/conv/cuda/dense_half.cu
+  add_library(cuda_kernels OBJECT  # what takes longest first
     csrc/conv/cuda/depthwise_bfloat16.cu
     csrc/conv/cuda/depthwise_float.cu
     csrc/conv/cuda/depthwise_half.cu
+    csrc/conv/cuda/dense_float.cu
+    csrc/conv/cuda/dense_bfloat16.cu
+    csrc/conv/cuda/dense_half.cu
     csrc/conv/cuda/device.cu)
-  target_compile_options(cuda_kernels PRIVATE -O3 ${cuda_warnings})
-  set_target_properties(cuda_kernels PROPERTIES POSITION_INDEPENDENT_CODE ON CUDA_STANDARD 20
-    CUDA_VISIBILITY_PRESET hidden CUDA_RUNTIME_LIBRARY Static)
+  target_compile_options(cuda_kernels PRIVATE -O3 ${code} ${cuda_warnings})
+  set_target_properties(cuda_kernels PROPERTIES CUDA_ARCHITECTURES OFF
+    POSITION_INDEPENDENT_CODE ON CUDA_STANDARD 20 CUDA_VISIBILITY_PRESET hidden
+    CUDA_RUNTIME_LIBRARY Static)
 
   pybind11_add_module(_cuda NO_EXTRAS
     csrc/bindings/cuda.cpp

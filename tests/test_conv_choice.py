@@ -172,9 +172,10 @@ def test_a_folder_that_cannot_be_written_is_no_error(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("architectures", "runs", "not_"),
     [
-        ("80", (80, 86, 90, 120), (75,)),
-        ("80-real", (80, 86, 89), (75, 90)),
-        ("86-real, 90-virtual", (86, 89, 90, 100), (80,)),
+        ("sm_80, compute_80", (80, 86, 90, 120), (75,)),
+        ("sm_80", (80, 86, 89), (75, 90)),
+        ("sm_86, sm_90", (86, 89, 90), (80, 100)),
+        ("compute_80", (80, 89, 90, 120), (75,)),
     ],
 )
 def test_where_compiled_code_runs(architectures, runs, not_):

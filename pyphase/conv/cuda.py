@@ -117,12 +117,11 @@ def why_not(module: Any) -> str:
 
 
 def runs_on(architectures: str, capability: int) -> bool:
-    """Return whether code built for CMake's ``architectures`` runs on a compute capability."""
-    for number, kind in re.findall(r"(\d+)(-real|-virtual)?", architectures):
+    """Return whether machine code (``sm_90``) or PTX (``compute_80``) runs on a capability."""
+    for kind, number in re.findall(r"(sm|compute)_(\d+)", architectures):
         built = int(number)
-        if kind != "-real" and built <= capability:  # PTX, compiled by the driver
-            return True
-        if kind != "-virtual" and built // 10 == capability // 10 and built <= capability:
+        # PTX is compiled by the driver, machine code stays within its generation.
+        if built <= capability and (kind == "compute" or built // 10 == capability // 10):
             return True
     return False
 

@@ -27,6 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "csrc" / "conv" / "cuda"
 HOST = Path(__file__).resolve().parent / "host"
 ARCHITECTURES = (80, 90, 100, 120)
+# Machine code for each of them is made of the PTX of compute_80 (cmake/Cuda.cmake), which the tests
+# execute; and that of the other targets where they are named, PYPHASE_PTX_TARGETS=80,90,100,120.
+PTX_TARGETS = tuple(map(int, os.environ.get("PYPHASE_PTX_TARGETS", "80").split(",")))
 CACHE = Path(tempfile.gettempdir()) / f"pyphase-emulation-{getpass.getuser()}"
 
 
@@ -63,15 +66,21 @@ def host_flags() -> list[str]:
     return ["-std=c++20", "-fPIC", *paths, *warnings]
 
 
-def _digest(source: Path, flags: list[str]) -> str:
-    """A hash of what a compilation reads: flags, the source, and the headers of this project."""
-    compiler = ["g++", "-x", "c++", *host_flags(), *(f for f in flags if f[:2] == "-D")]
+@functools.cache
+def _sources(source: Path, defined: tuple[str, ...]) -> bytes:
+    """The source and the headers of this project that it includes, one after the other."""
+    compiler = ["g++", "-x", "c++", *host_flags(), *defined]
     rules = subprocess.run([*compiler, "-MM", str(source)], capture_output=True, text=True)
     if rules.returncode:
         raise AssertionError(rules.stderr)
+    names = rules.stdout.split(":", 1)[1].replace("\\\n", " ").split()
+    return b"".join(Path(name).read_bytes() for name in names)
+
+
+def _digest(source: Path, flags: list[str]) -> str:
+    """A hash of what a compilation reads: flags, the source, and the headers of this project."""
     text = hashlib.sha256(repr(flags).encode() + MUTANT.read_bytes())
-    for name in rules.stdout.split(":", 1)[1].replace("\\\n", " ").split():
-        text.update(Path(name).read_bytes())
+    text.update(_sources(source, tuple(flag for flag in flags if flag.startswith("-D"))))
     return f"{source.stem}-{text.hexdigest()[:16]}"
 
 
@@ -105,9 +114,10 @@ def host_library(
 ) -> ctypes.CDLL:
     """Link sources with the machine of fibers; `checked`: with every detector on.
 
-    `mutable`: the source whose faults `machine.mutate` turns on.
+    `mutable`: the source whose faults `machine.mutate` turns on; its code is that of the other
+    builds while none is on.
     """
-    flags = ("-O1", "-fsanitize=thread") if checked else ("-O1",)
+    flags = ("-Og", "-fsanitize=thread") if checked else ("-Og",)
     runtime = sorted(path for path in HOST.glob("*.cpp") if path.stem in RUNTIME)
     if checked:
         runtime += [HOST / "instrument.cpp", HOST / "shadow.cpp", HOST / "tensors.cpp"]
@@ -166,10 +176,10 @@ def mutant_text(source: Path, architecture: int, number: int) -> str:
 @functools.cache
 def cubin(source: Path, architecture: int) -> tuple[Path, str]:
     """Machine code for a target, and what ptxas says of its registers and spills."""
-    ptx = ptx_file(source, architecture)
+    ptx = ptx_file(source, 80)
     ptxas = str(Path(nvcc()).resolve().parent / "ptxas")
     command = [ptxas, "-v", "-O3", f"-arch=sm_{architecture}", str(ptx)]
-    result = _run(command, ptx.with_suffix(".cubin"))
+    result = _run(command, ptx.with_suffix(f".sm_{architecture}.cubin"))
     return result, result.with_suffix(".cubin-log").read_text()
 
 

@@ -15,6 +15,7 @@ GOOD = {
     "good_copy": INDEX,
     "good_barrier": 63 - INDEX,
     "good_warp": INDEX ^ 1,
+    "good_part_warp": INDEX ^ 1,
     "good_async": 63 - INDEX,
     "good_matrix": None,
 }
@@ -22,6 +23,7 @@ FAULTS = {
     "beyond_end": "out of bounds",
     "beyond_shared": "out of bounds",
     "uninitialised": "uninitialised shared memory",
+    "part_warp_race": "uninitialised|race with a write",
     "read_race": "uninitialised|race with a write",
     "write_race": "race with a write",
     "late_write": "race with a read|race with a write",

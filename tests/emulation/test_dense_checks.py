@@ -50,7 +50,7 @@ MATHS = {
 # Each reaches every kernel, its warps with 32 and with 64 columns.
 ENOUGH = ("ragged", "more channels than a pass")
 TARGETS = [(80, name) for name in CASES]
-TARGETS += [(target, name) for target in build.ARCHITECTURES[1:] for name in ENOUGH]
+TARGETS += [(target, name) for target in build.PTX_TARGETS[1:] for name in ENOUGH]
 EACH_MATH = pytest.mark.parametrize("math", MATHS)
 
 
@@ -68,7 +68,7 @@ def hold(library, name, math, channels_last, backward):
 
 @pytest.fixture(scope="module", name="checked")
 def checked_library():
-    return dense.library(checked=True)
+    return dense.library(checked=True, mutable=BFLOAT16)
 
 
 @PASSES
@@ -114,11 +114,11 @@ def launched(name, math, channels_last, backward) -> set[str]:
 
 @pytest.mark.parametrize("unit", dense.UNITS, ids=lambda path: path.stem)
 def test_the_cases_reach_every_kernel(unit):
-    """So the tests above run each kernel, in each layout, as host code and as each target's PTX."""
+    """So the tests above run each kernel, in each layout, as host code and as PTX."""
     maths = [m for m in MATHS if dense.UNITS[dense.DTYPES.index(MATHS[m][0])] == unit]
     each = itertools.product(maths, (False, True), (False, True))
     names = {name for case in each for name in launched(ENOUGH[0], *case)}
-    for target in build.ARCHITECTURES:
+    for target in build.PTX_TARGETS:
         assert set(module(unit, target)) == names, target
 
 
@@ -159,10 +159,9 @@ def test_fault_in_a_kernel_is_found_in_ptx(number):
 
 @PASSES
 def test_with_no_fault_turned_on_none_is_found(backward):
-    on_host = dense.library(checked=True, mutable=BFLOAT16)
-    as_ptx = PtxLibrary(dense.library(), [build.mutant_text(BFLOAT16, 80, 0)])
-    for library in (on_host, as_ptx):
-        assert not found_by_some_case(library, backward)
+    """On the host, that is test_host_code_passes_all_checks, of the same library."""
+    library = PtxLibrary(dense.library(), [build.mutant_text(BFLOAT16, 80, 0)])
+    assert not found_by_some_case(library, backward)
 
 
 # Faults of the assembly alone, which the host code cannot show. The text without them is that of

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emulation.build import ARCHITECTURES, host_library, ptx_text
+from emulation.build import PTX_TARGETS, host_library, ptx_text
 from emulation.detectors import FAULTS, GOOD, SOURCE, run_detector
 from emulation.machine import Fault
 from emulation.ptx.launch import PtxLibrary
@@ -11,7 +11,7 @@ from emulation.ptx.launch import PtxLibrary
 pytestmark = pytest.mark.emulation
 
 
-@pytest.fixture(scope="module", name="library", params=ARCHITECTURES)
+@pytest.fixture(scope="module", name="library", params=PTX_TARGETS)
 def interpreted_library(request):
     text = ptx_text(SOURCE, request.param)
     return PtxLibrary(host_library((SOURCE,)), [text], count=True)
@@ -43,6 +43,9 @@ def test_counts_of_a_copy(library):
     run_detector(library, "good_barrier")  # 4 requests of one wavefront, 2 more to write at the end
     shared = library.counts.space("shared")
     assert (shared.requests, shared.units, shared.ideal) == (6, 6, 6)
+    run_detector(library, "good_part_warp")  # a block's last warp is not the next one's first
+    shared = library.counts.space("shared")
+    assert shared.requests == shared.units == shared.ideal
 
 
 def test_threads_beyond_the_launch_bounds_are_refused(library, monkeypatch):

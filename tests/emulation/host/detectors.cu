@@ -36,6 +36,17 @@ __global__ void good_warp(const int *in, int *out) {  // within a warp, __syncwa
   tile[t ^ 1] = other;
   out[t] = other;
 }
+template <bool kSynced>  // 40 threads: the last warp has 8; lanes part on the way
+__device__ void part_warp(const int *in, int *out) {
+  PYPHASE_SHARED(int, tile);
+  const unsigned t = threadIdx.x, i = 40 * blockIdx.x + t;
+  tile[t] = in[i < 64 ? i : 63];
+  for (unsigned turn = 0; turn < (t & 3); ++turn) tile[t] += in[turn] - static_cast<int>(turn);
+  if (kSynced) __syncwarp();
+  if (i < 64) out[i] = tile[t ^ 1];
+}
+__global__ void good_part_warp(const int *in, int *out) { part_warp<true>(in, out); }
+__global__ void part_warp_race(const int *in, int *out) { part_warp<false>(in, out); }
 __global__ void good_async(const int *in, int *out) {  // two groups, the older one waited for
   PYPHASE_SHARED(int, tile);
   const unsigned t = threadIdx.x;
@@ -217,6 +228,8 @@ void run_kernel(std::string_view which, const int *in, int *out) {
     launch(kernel, 1, 64, shared, nullptr, in, out);
   };
   if (which == "good_copy") launch(good_copy, 2, 64, 0, nullptr, in, out, 64);
+  if (which == "good_part_warp") launch(good_part_warp, 2, 40, 160, nullptr, in, out);
+  if (which == "part_warp_race") launch(part_warp_race, 2, 40, 160, nullptr, in, out);
   if (which == "beyond_end") launch(beyond_end, 1, 96, 0, nullptr, in, out, 64);
   if (which == "too_much_shared") launch(good_barrier, 1, 64, 49153, nullptr, in, out);
   if (which == "too_many_threads") launch(good_barrier, 1, 1025, 256, nullptr, in, out);

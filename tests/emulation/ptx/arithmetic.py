@@ -76,6 +76,9 @@ def arithmetic(machine, ins: Instruction, mask: Array) -> None:
 
 def _float(machine, ins: Instruction, mask: Array) -> None:
     require_parts(ins, FLOAT_PARTS)
+    if ins.type == "f32" and NEAREST.issuperset(ins.parts):
+        _nearest(machine, ins, mask)
+        return
     a, b = (read_float(machine, operand, ins.type) for operand in ins.operands[1:3])
     if ins.name in ("fma", "mad"):
         value = a * b + read_float(machine, ins.operands[3], ins.type)
@@ -88,12 +91,32 @@ def _float(machine, ins: Instruction, mask: Array) -> None:
     write_float(machine, ins.operands[0], value, ins, mask)
 
 
+# Of float32, rounded to nearest: what has no other part.
+NEAREST = frozenset({*BINARY, "fma", "rn", "f32"})
+
+
+def _nearest(machine, ins: Instruction, mask: Array) -> None:
+    """The bits of _float, in less time: but for fma, float32 itself rounds once."""
+    read = machine.lanes.read
+    a, b = read(ins.operands[1], "f32"), read(ins.operands[2], "f32")
+    if ins.name == "fma":
+        value = np.multiply(a, b, dtype=np.float64) + read(ins.operands[3], "f32")
+        value = value.astype(np.float32)
+    else:
+        value = BINARY[ins.name](a, b)
+    machine.lanes.write(ins.operands[0], value, mask)
+
+
 def divide(a: Array, b: Array) -> Array:
     """Whole numbers' quotient, rounded towards zero; anything where b is 0."""
     safe = np.where(b == 0, np.ones_like(b), b)
     quotient = a // safe
     inexact = quotient * safe != a
     return (quotient + (inexact & ((a < 0) != (safe < 0)))).astype(a.dtype)
+
+
+INTEGER = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
+INTEGER |= {"min": np.minimum, "max": np.maximum}
 
 
 def _integer(machine, ins: Instruction, mask: Array) -> None:
@@ -117,8 +140,8 @@ def _integer(machine, ins: Instruction, mask: Array) -> None:
         value = divide(a, b)
     elif ins.name == "rem":
         value = a - divide(a, b) * b
-    elif ins.name in ("add", "sub", "mul", "min", "max"):
-        value = {**BINARY, "min": np.minimum, "max": np.maximum}[ins.name](a, b)
+    elif ins.name in INTEGER:
+        value = INTEGER[ins.name](a, b)
     else:
         raise Unsupported(ins.text)
     machine.lanes.write(ins.operands[0], value, mask)

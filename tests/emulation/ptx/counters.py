@@ -35,6 +35,7 @@ class Counts:
 
     instructions: Counter[str] = field(default_factory=Counter)  # executed by threads, by opcode
     traffic: dict[str, Traffic] = field(default_factory=dict)  # by space and kind of access
+    threads: int = 32  # of a block of the launch that is being counted
 
     def add(self, other: Counts) -> None:
         self.instructions.update(other.instructions)
@@ -67,7 +68,7 @@ class Counts:
 
     def count_global(self, kind: str, address: Array, size: int, mask: Array) -> None:
         """Add a request of each warp: lanes' addresses, bytes of each, who takes part."""
-        address, mask = _by_warp(address, 0), _by_warp(mask, False)
+        address, mask = self._by_warp(address, 0), self._by_warp(mask, False)
         busy = mask.any(1)
         address, mask = address[busy], mask[busy]
         sectors = np.where(mask, address >> 5, -1)
@@ -79,7 +80,7 @@ class Counts:
         traffic.ideal += int((-(-size * mask.sum(1) // 32)).sum())
 
     def count_shared(self, kind: str, address: Array, size: int, mask: Array) -> None:
-        address, mask = _by_warp(address, 0), _by_warp(mask, False)
+        address, mask = self._by_warp(address, 0), self._by_warp(mask, False)
         traffic = self.traffic.setdefault(f"shared {kind}", Traffic())
         traffic.requests += int(mask.any(1).sum())
         words = max(size // 4, 1)
@@ -93,10 +94,12 @@ class Counts:
         traffic.units += int(_wavefronts(word).sum())
         traffic.ideal += len(address)
 
-
-def _by_warp(lanes: Array, rest: object) -> Array:
-    missing = -len(lanes) % 32
-    return np.concatenate([lanes, np.full(missing, rest, lanes.dtype)]).reshape(-1, 32)
+    def _by_warp(self, lanes: Array, rest: object) -> Array:
+        if self.threads % 32 == 0:
+            return lanes.reshape(-1, 32)
+        blocks = lanes.reshape(-1, self.threads)
+        missing = np.full((len(blocks), -self.threads % 32), rest, lanes.dtype)
+        return np.concatenate([blocks, missing], 1).reshape(-1, 32)
 
 
 def _fresh(sorted_rows: Array) -> Array:

@@ -28,11 +28,13 @@ class Lanes:
         self.count = self.threads * self.blocks
         self.thread = np.tile(np.arange(self.threads, dtype=np.int64), self.blocks)
         self.every = np.ones(self.count, bool)  # the mask where no lane is left out
+        self._warps = np.flatnonzero(self.thread % 32 == 0)  # their first lanes
+        self._warp_sizes = np.diff(self._warps, append=self.count)
         self._registers: dict[str, Array] = {}
         self._special = self._specials(grid, block, blocks)
         self._parameters = {name: offset for name, offset, _ in kernel.parameters}
-        self._constants: dict[tuple[str, str], Any] = {}
-        self._views: dict[tuple[str, str], Array] = {}  # of registers, as numbers of their width
+        # Operands as numbers of a type: registers of that width, and constants.
+        self._views: dict[tuple[str, str], Any] = {}
 
     def _specials(self, grid, block, blocks) -> dict[str, Array]:
         number = np.repeat(np.asarray(blocks, np.int64), self.threads)
@@ -52,6 +54,10 @@ class Lanes:
             values[f"%nctaid.{name}"] = np.full(self.count, grid[axis])
         return {name: value.astype(np.uint32) for name, value in values.items()}
 
+    def in_whole_warps(self, mask: Array) -> Array:
+        """The lanes of a mask whose warps are in it with every lane."""
+        return np.repeat(np.logical_and.reduceat(mask, self._warps), self._warp_sizes)
+
     def register(self, name: str) -> Array:
         """The bits of a register; one never written holds zeros."""
         if name not in self._registers:
@@ -69,13 +75,9 @@ class Lanes:
         elif operand in self._special:
             value = self._special[operand]
         else:
-            key = (operand, kind)
-            if key not in self._constants:
-                self._constants[key] = self._constant(operand, kind)
-            return self._constants[key]
-        if kind == "pred":
-            return value
-        numbers = bits_of(value, width(kind)).view(dtype_of(kind))
+            self._views[operand, kind] = constant = self._constant(operand, kind)
+            return constant
+        numbers = value if kind == "pred" else bits_of(value, width(kind)).view(dtype_of(kind))
         if np.may_share_memory(numbers, value):
             self._views[operand, kind] = numbers
         return numbers
@@ -104,13 +106,21 @@ class Lanes:
         """Write the lanes of a mask; narrow integers are extended by their sign."""
         if operand == "_":
             return
-        target = self.register(operand)
-        if target.dtype != np.bool_:
+        target = self._registers.get(operand)
+        if target is None:
+            target = self.register(operand)
+        if value.dtype != target.dtype and target.dtype != np.bool_:
             value = bits_of(value, target.dtype.itemsize * 8)
         if mask is self.every:
             target[...] = value
         else:
             np.copyto(target, value, where=mask)
+
+    def scatter(self, operand: str, value: Array, lanes: Array) -> None:
+        """Write a number for each of some lanes."""
+        if operand != "_":
+            target = self.register(operand)
+            target[lanes] = bits_of(value, target.dtype.itemsize * 8)
 
     def address(self, operand: str) -> Array:
         """[register + offset] or [symbol + offset], in int64."""

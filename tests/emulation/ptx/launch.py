@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from .counters import Counts
 from .machine import Machine
 from .parse import Kernel, parse
 from .tensors import Tensors
+from .values import Array
 
 LANES = 32768  # that run at once: enough to make numpy's overhead small, and they fit the cache
 
@@ -35,14 +37,20 @@ def run_launch(
         raise Fault(f"{name}: {threads} threads, but __launch_bounds__({kernel.max_threads})")
     arguments = pack(kernel, launched.argument_bytes())
     tensors.begin_launch()
-    every = np.arange(int(np.prod(grid)))
-    if sample is not None and sample < len(every):
-        every = every[np.linspace(0, len(every) - 1, sample).astype(int)]
+    every = chosen(int(np.prod(grid)), sample)
     step = max(LANES // threads, 1)
     with np.errstate(all="ignore"):
         for first in range(0, len(every), step):
             part = every[first : first + step]
             Machine(kernel, grid, block, launched.shared, arguments, tensors, part, counts).run()
+
+
+def chosen(blocks: int, sample: int | None) -> Array:
+    """All blocks, or a sample of so many where they are far more, at no period of the grid's."""
+    if sample is None or blocks <= 3 * sample:
+        return np.arange(blocks)
+    golden = (math.sqrt(5) - 1) / 2
+    return np.sort((np.arange(1, sample + 1) * golden % 1 * blocks).astype(int))
 
 
 def pack(kernel: Kernel, arguments: list[bytes]) -> bytes:
@@ -96,7 +104,7 @@ class PtxLibrary:
             run_launch(self._kernels, name, launched, reachable, counts, self._sample)
             if counts:
                 blocks = int(np.prod(tuple(launched.grid)))
-                self.parts.append((min(self._sample or blocks, blocks) / blocks, counts))
+                self.parts.append((len(chosen(blocks, self._sample)) / blocks, counts))
                 self.counts.add(counts)
 
         with launches_go_to(self._library, take) as raised:

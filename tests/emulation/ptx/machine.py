@@ -40,6 +40,8 @@ class Machine:
         self.flights = asynchronous.Flights(self.lanes.count)
         self.tensors = tensors
         self.counts = counts
+        if counts:
+            counts.threads = self.lanes.threads
         self.grid_thread = np.repeat(np.asarray(blocks, np.int64), self.lanes.threads) * 1024
         self.grid_thread += self.lanes.thread
         self.staged: list[tuple[str, Array]] = []  # results of an instruction that reads first
@@ -102,23 +104,38 @@ class Machine:
                 break
             at += 1
             if ins.is_control:
+                to = self._together(ins, at, mask)
+                if to is not None and (until < 0 or to <= until):
+                    at = to
+                    continue
                 self._counter[mask] = at
                 self._step(ins, mask)
                 return
             self._step(ins, mask)
         self._counter[mask] = at
 
+    def _together(self, ins: Instruction, at: int, mask: Array) -> int | None:
+        """Where a branch takes lanes that all go one way."""
+        if ins.name != "bra":
+            return None
+        every = taken = np.count_nonzero(mask)
+        if ins.guard:
+            taken = np.count_nonzero(mask & (self.lanes.register(ins.guard) != ins.negated))
+        if 0 < taken < every:
+            return None
+        if self.counts and taken:
+            self.counts.instructions[ins.opcode] += taken
+        return self.kernel.labels[ins.operands[0]] if taken else at
+
     def _must_meet(self, ins: Instruction, at: int, mask: Array) -> bool:
         """Whether lanes without the rest of their warp have to wait at an instruction."""
-        if ins.guard or self.lanes.threads % 32:
+        if ins.guard:
             return False
-        warps = mask.reshape(-1, 32)
-        partial = mask & ~np.repeat(warps.all(1), 32)
+        partial = mask & ~self.lanes.in_whole_warps(mask)
         if not partial.any():
             return False
         self._meeting[partial] = at
-        together = (self._meeting.reshape(-1, 32) == at).all(1)
-        self._meeting[np.repeat(together, 32)] = RUNNING
+        self._meeting[self.lanes.in_whole_warps(self._meeting == at)] = RUNNING
         return True
 
     def _step(self, ins: Instruction, mask: Array) -> None:
@@ -127,7 +144,7 @@ class Machine:
             if not mask.any():
                 return
         if self.counts:
-            self.counts.instructions[ins.opcode] += len(self.chosen(mask))
+            self.counts.instructions[ins.opcode] += np.count_nonzero(mask)
         if ins.name in TABLE:
             TABLE[ins.name](self, ins, mask)
         elif ins.name in ("bra", "brx"):
@@ -154,7 +171,8 @@ class Machine:
             members = np.broadcast_to(self.lanes.read(ins.operands[0], "u32"), mask.shape)[mask]
             if (members != 0xFFFFFFFF).any():
                 raise Unsupported(f"a part of a warp: {ins.text}")
-            matrix.whole_warps(self, ins, mask)
+            if not (self.lanes.in_whole_warps(mask) == mask).all():
+                raise Fault(f"a part of a warp takes part in a warp's instruction: {ins.text}")
             self.shared.warp_epoch[mask] += 1
             return
         if ins.parts not in (("bar", "sync"), ("barrier", "sync")) or ins.operands != ("0",):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from emulation.machine import Fault
@@ -9,7 +11,7 @@ from emulation.machine import Fault
 from .lanes import PARAMETER_WINDOW, SHARED_WINDOW, vector
 from .opcodes import opcode
 from .parse import Instruction, Unsupported
-from .values import UNSIGNED, Array, bits_of, width
+from .values import UNSIGNED, Array, width
 
 HINTS = (
     {"nc", "ca", "cg", "cs", "lu", "cv", "wb", "wt", "relaxed", "weak"}
@@ -18,13 +20,19 @@ HINTS = (
 )
 
 
+@cache
+def _named_space(parts: tuple[str, ...]) -> str:
+    """The space that an opcode names; none for generic addresses."""
+    known = HINTS | {"v2", "v4", "global", "shared", "shared_cta", "param", "local", parts[-1]}
+    if set(parts[1:]) - known:
+        raise Unsupported(".".join(parts))
+    spaces = ("global", "shared", "param", "local")
+    return next((s for s in spaces if s in parts or f"{s}_cta" in parts), "")
+
+
 def _space(machine, ins: Instruction, address: Array, mask: Array) -> tuple[str, Array]:
-    known = HINTS | {"v2", "v4", "global", "shared", "shared_cta", "param", "local", ins.type}
-    if set(ins.parts[1:]) - known:
-        raise Unsupported(ins.text)
-    for space in ("global", "shared", "param", "local"):
-        if space in ins.parts or f"{space}_cta" in ins.parts:
-            return space, address
+    if space := _named_space(ins.parts):
+        return space, address
     if (address[mask] >= PARAMETER_WINDOW).any():
         raise Unsupported(f"a generic address of arguments or local memory: {ins.text}")
     inside = address[mask] >= SHARED_WINDOW  # a generic address
@@ -49,21 +57,21 @@ def access(machine, ins: Instruction, mask: Array) -> None:
         if not is_load:
             raise Unsupported(ins.text)
         numbers = [machine.parameter(at + i * size, size) for i in range(len(registers))]
-        _fill(machine, ins, registers, numbers, who, mask)
+        _fill(machine, ins, registers, numbers, who)
         return
-    if (at % whole).any():
+    if np.bitwise_or.reduce(at) & (whole - 1):
         raise Fault(f"misaligned access to {space} memory: {ins.text}")
     if machine.counts and space != "local":
         count = machine.counts.count_global if space == "global" else machine.counts.count_shared
         count("load" if is_load else "store", address, whole, mask)
     if is_load:
         numbers = _load(machine, space, who, at, size, len(registers), ins.text)
-        _fill(machine, ins, registers, numbers, who, mask)
+        _fill(machine, ins, registers, numbers, who)
         return
     numbers = []
     for register in registers:
-        value = bits_of(np.asarray(machine.lanes.read(register, f"b{8 * size}")), 8 * size)
-        numbers.append(np.broadcast_to(value, (machine.lanes.count,))[who])
+        value = machine.lanes.read(register, f"b{8 * size}")
+        numbers.append(value[who] if value.ndim else np.full(len(who), value))
     if space == "local":
         for i, value in enumerate(numbers):
             machine.local(
@@ -84,12 +92,7 @@ def _load(machine, space: str, who: Array, at: Array, size: int, count: int, tex
     return machine.shared.load(who, at, size, count, text)
 
 
-def _fill(machine, ins: Instruction, registers, numbers, who: Array, mask: Array) -> None:
+def _fill(machine, ins: Instruction, registers, numbers, who: Array) -> None:
     for register, got in zip(registers, numbers, strict=True):
-        full = got
-        if mask is not machine.lanes.every:
-            full = np.zeros(machine.lanes.count, got.dtype)
-            full[who] = got
-        if ins.type[0] == "s":
-            full = full.view(f"i{got.dtype.itemsize}")
-        machine.lanes.write(register, full, mask)
+        signed = got.view(f"i{got.dtype.itemsize}") if ins.type[0] == "s" else got
+        machine.lanes.scatter(register, signed, who)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 
 SIZES = {"pred": 1, "b8": 1, "u8": 1, "s8": 1, "b16": 2, "u16": 2, "s16": 2, "f16": 2, "bf16": 2}
 ROUNDING = {"rn", "rz", "rm", "rp"}
@@ -23,29 +23,23 @@ class Instruction:
 
     guard: str | None
     negated: bool
-    parts: tuple[str, ...]  # the opcode, split at its dots
     operands: tuple[str, ...]
     text: str
+    opcode: str
+    parts: tuple[str, ...]  # the opcode, split at its dots
+    name: str
+    type: str
+    is_control: bool
+    rounding: str
 
-    @cached_property
-    def opcode(self) -> str:
-        return ".".join(self.parts)
 
-    @cached_property
-    def name(self) -> str:
-        return self.parts[0]
-
-    @cached_property
-    def type(self) -> str:
-        return self.parts[-1]
-
-    @cached_property
-    def is_control(self) -> bool:
-        return self.name in CONTROL
-
-    @cached_property
-    def rounding(self) -> str:
-        return next((part for part in self.parts if part in ROUNDING), "rn")
+@cache
+def _opcode(text: str) -> tuple[str, tuple[str, ...], str, str, bool, str]:
+    """What all instructions of an opcode have in common."""
+    text = text.replace("::", "_")
+    parts = tuple(text.split("."))
+    rounding = next((part for part in parts if part in ROUNDING), "rn")
+    return text, parts, parts[0], parts[-1], parts[0] in CONTROL, rounding
 
 
 @dataclass
@@ -66,7 +60,8 @@ class Kernel:
 
 def split_operands(text: str) -> list[str]:
     """Split at the commas that no bracket encloses."""
-    parts = re.split(r",(?![^{\[(]*[}\])])", text)
+    enclosed = "{" in text or "(" in text
+    parts = re.split(r",(?![^{\[(]*[}\])])", text) if enclosed else text.split(",")
     return [part.strip() for part in parts if part.strip()]
 
 
@@ -117,6 +112,9 @@ def _declare(kernel: Kernel, statement: str) -> None:
         raise Unsupported(statement)
 
 
+STATEMENT = re.compile(r"(?:@(!?)(%\w+)\s+)?([\w.:]+)\s*(.*)", re.S)
+
+
 def _read_body(kernel: Kernel, body: str) -> None:
     label = ""
     for statement in _statements(body):
@@ -128,16 +126,16 @@ def _read_body(kernel: Kernel, body: str) -> None:
         elif statement.startswith("."):
             _declare(kernel, statement)
         elif statement:
-            match = re.match(r"(?:@(!?)(%\w+)\s+)?([\w.:]+)\s*(.*)", statement, re.S)
+            match = STATEMENT.match(statement)
             if not match:
                 raise Unsupported(statement)
             kernel.instructions.append(
                 Instruction(
                     match[2],
                     match[1] == "!",
-                    tuple(match[3].replace("::", "_").split(".")),
                     tuple(split_operands(match[4])),
                     " ".join(statement.split()),
+                    *_opcode(match[3]),
                 )
             )
 

@@ -2,7 +2,7 @@
 
 Two accesses of one place, one of them a write, must have a barrier between them, or a __syncwarp()
 if both are of one warp. Epochs count barriers and __syncwarp()s passed; epoch 0 is never. Reads are
-recorded when somebody writes: most are forgotten before, since a barrier orders them.
+recorded when somebody writes near them: most are forgotten before, since a barrier orders them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from emulation.machine import Fault
 from .values import UNSIGNED, Array
 
 UNIT = 2  # bytes that one entry of the shadow stands for
-READS = 64  # instructions whose reads wait at most, for their memory
+READS = 256  # instructions whose reads wait at most, for their memory
 
 
 class SharedMemory:
@@ -30,7 +30,7 @@ class SharedMemory:
         self._reader = np.full(units, -1, np.int32)
         self._in_flight = np.zeros(units, bool)
         self._has_copies = False
-        self._reads: list[tuple[Array, ...]] = []
+        self._reads: list[tuple[int, int, tuple[Array, ...]]] = []  # span in a block, what is read
         self._many_lanes = np.zeros(units, bool)  # have read since the warp's last __syncwarp()
         self._many_warps = np.zeros(units, bool)  # have read since the last barrier
         self._write_epoch = np.zeros(units, np.int32)
@@ -101,19 +101,31 @@ class SharedMemory:
         self._refuse(never, lanes, place, "read of uninitialised shared memory", text)
         raced = self._unordered_write(units, me, epoch, warp_epoch)
         self._refuse(raced, lanes, place, "race with a write", text)
-        self._reads.append((units, me, epoch, warp_epoch, self._block[lanes]))
+        self._reads.append(
+            (*self._span(lanes, place, size), (units, me, epoch, warp_epoch, self._block[lanes]))
+        )
         if len(self._reads) > READS:
-            self._record_reads()
+            self._record_reads(0, self.room)
 
-    def _record_reads(self) -> None:
-        """Record the reads since which no barrier has been passed."""
-        for *read, block in self._reads:
+    def _span(self, lanes: Array, place: Array, size: int) -> tuple[int, int]:
+        within = place - self._begin[lanes]
+        return int(within.min(initial=self.room)), int(within.max(initial=0)) + size
+
+    def _record_reads(self, begin: int, end: int) -> None:
+        """Record reads, in their order, until no other may touch these bytes of a block.
+
+        Those since which a barrier has been passed are forgotten.
+        """
+        count = len(self._reads)
+        while count and (self._reads[count - 1][0] >= end or self._reads[count - 1][1] <= begin):
+            count -= 1
+        for _, _, (*read, block) in self._reads[:count]:
             recent = read[2][:, 0] == self.epoch[block]
             if recent.all():
                 self._record_read(*read)
             elif recent.any():
                 self._record_read(*(each[recent] for each in read))
-        self._reads.clear()
+        del self._reads[:count]
 
     def _record_read(self, units: Array, me: Array, epoch: Array, warp_epoch: Array) -> None:
         before = self._reader[units]
@@ -142,7 +154,7 @@ class SharedMemory:
         raced = self._unordered_write(units, me, epoch, warp_epoch)
         self._refuse(raced, lanes, place, "race with a write", text)
         if not lands:  # while it flew, a read of these bytes was a fault by itself
-            self._refuse_unordered_reads(lanes, place, units, me, epoch, warp_epoch, text)
+            self._refuse_unordered_reads(lanes, place, size, units, me, epoch, warp_epoch, text)
         self._writer[units] = me
         self._write_epoch[units] = epoch
         self._write_warp_epoch[units] = warp_epoch
@@ -150,10 +162,10 @@ class SharedMemory:
         self._refuse(both, lanes, place, "race with a write, in one instruction", text)
 
     def _refuse_unordered_reads(
-        self, lanes: Array, place: Array, units: Array, me: Array, epoch: Array, warp_epoch: Array,
-        text: str,
+        self, lanes: Array, place: Array, size: int, units: Array, me: Array, epoch: Array,
+        warp_epoch: Array, text: str,
     ) -> None:  # fmt: skip
-        self._record_reads()
+        self._record_reads(*self._span(lanes, place, size))
         recent = self._read_epoch[units] == epoch
         if recent.any():
             reader = self._reader[units]

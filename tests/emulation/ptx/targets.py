@@ -18,6 +18,6 @@ def module(unit: Path, target: int) -> Module:
 
 def is_new(unit: Path, names: Iterable[str], target: int) -> bool:
     """Whether one of a unit's kernels is another text than for every target before this one."""
-    before = build.ARCHITECTURES[: build.ARCHITECTURES.index(target)]
+    before = build.PTX_TARGETS[: build.PTX_TARGETS.index(target)]
     here, there = module(unit, target), [module(unit, each) for each in before]
     return any(all(here.text(name) != each.text(name) for each in there) for name in names)

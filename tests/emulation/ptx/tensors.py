@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -40,17 +40,20 @@ class Tensors:
     def begin_launch(self) -> None:
         self._launch += 1
 
-    def _locate(self, address: Array, size: int, text: str) -> Array:
-        """The tensor of each address."""
+    def _locate(self, address: Array, size: int, text: str) -> list[tuple[int, Array | slice]]:
+        """Each tensor that is reached, and by which addresses; most often there is but one."""
+        if np.bitwise_or.reduce(address) & (size - 1):
+            raise Fault(f"misaligned access to global memory: {text}")
+        one = int(np.searchsorted(self._begin, address.min(), "right")) - 1
+        if one >= 0 and address.max() + size <= self._end[one]:
+            return [(one, slice(None))]
         which = np.searchsorted(self._begin, address, "right") - 1
         inside = (which >= 0) & (address + size <= self._end[which])
         if not inside.all():
             lost = int(address[~inside][0])
             near = self._nearest(lost)
             raise Fault(f"out of bounds of global memory, {near}: {text}")
-        if (address % size).any():
-            raise Fault(f"misaligned access to global memory: {text}")
-        return which
+        return [(int(i), which == i) for i in np.unique(which)]
 
     def _nearest(self, address: int) -> str:
         distance = np.minimum(abs(self._begin - address), abs(self._end - address))
@@ -59,9 +62,8 @@ class Tensors:
 
     def load(self, address: Array, size: int, count: int, thread: Array, text: str) -> list[Array]:
         """`count` numbers of `size` bytes at each address; `thread` tells the grid's apart."""
-        which = self._locate(address, size * count, text)
         results = [np.empty(len(address), UNSIGNED[8 * size]) for _ in range(count)]
-        for i, here in _by_number(which):
+        for i, here in self._locate(address, size * count, text):
             offset = address[here] - self._begin[i]
             self.read_bytes[i] += size * count * len(offset)
             if self.tensors[i].role != INPUT:
@@ -74,8 +76,7 @@ class Tensors:
     def store(self, address: Array, values: list[Array], thread: Array, text: str) -> None:
         size = values[0].dtype.itemsize
         whole = size * len(values)
-        which = self._locate(address, whole, text)
-        for i, here in _by_number(which):
+        for i, here in self._locate(address, whole, text):
             offset = address[here] - self._begin[i]
             self.written_bytes[i] += whole * len(offset)
             self._record_write(i, offset, whole, thread[here], text)
@@ -134,12 +135,3 @@ class Tensors:
         }
         nothing = {"read": 0, "written": 0}
         return [moved[t.array.ctypes.data] if t.array.size else nothing for t in tensors]
-
-
-def _by_number(which: Array) -> Iterator[tuple[int, Array | slice]]:
-    """Each number and where it stands; most often there is but one."""
-    if (which == which[0]).all():
-        yield int(which[0]), slice(None)
-        return
-    for i in np.unique(which):
-        yield int(i), which == i

@@ -56,13 +56,11 @@ def to_tf32(value: Array) -> Array:
 
 def bits_of(value: Array, bits: int) -> Array:
     """The bits of an array, as unsigned numbers of that width; integers are cut or extended."""
-    value = np.asarray(value)
-    if value.dtype == np.bool_:
-        return value.astype(UNSIGNED[bits])
-    if value.dtype.kind == "f":
-        value = np.ascontiguousarray(value).view(UNSIGNED[value.dtype.itemsize * 8])
-    if value.dtype.itemsize * 8 == bits:
-        return np.ascontiguousarray(value).view(UNSIGNED[bits])
-    if value.dtype.kind == "i":
+    size, kind = 8 * value.dtype.itemsize, value.dtype.kind
+    if size == bits:
+        return value.view(UNSIGNED[bits])
+    if kind == "f":
+        value = value.view(UNSIGNED[size])
+    elif kind == "i":
         return value.astype(SIGNED[bits]).view(UNSIGNED[bits])
     return value.astype(UNSIGNED[bits])
