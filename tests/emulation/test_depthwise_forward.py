@@ -31,6 +31,8 @@ MARCHES = {
     "11, column first": depthwise(4, (14, 14), (11, 11), row_first=False),
     "19, gelu": depthwise(3, (20, 24), (19, 19), activation="gelu", batch=1),
     "21, cut across": depthwise(2, (24, 68), (21, 21), batch=1),
+    "3, cut across, by twos": depthwise(2, (3, 518), (3, 3), batch=1),
+    "3, cut across, by ones": depthwise(1, (3, 517), (3, 3), batch=1),
     "21, larger than the image": depthwise(3, (6, 5), (21, 21), row_first=False),
     "9 by 5": depthwise(3, (12, 10), (9, 5), row_first=False),
     "even kernels": depthwise(3, (9, 10), (4, 2)),

@@ -1,7 +1,7 @@
 // What the depthwise kernels are given, and sizes that they share with their plan, in plain C++.
 //
 // All sizes and strides are in elements. Offsets inside an image are 32-bit, an image's own offset
-// is 64-bit: the plans refuse images of 2^31 elements and more.
+// is 64-bit: the plans refuse images of 2^30 elements and more.
 #pragma once
 
 #include <cstdint>
@@ -51,7 +51,7 @@ struct MarchArgs {
   int own;                    // of the groups: those whose columns are the tile's own
   int tiles, rows, chunks;    // tiles across a row; output rows of a block, blocks along a column
   int channel_blocks, pitch;  // floats between two channels of a staged row (NCHW)
-  int vectors;                // whether four neighbours in memory can be moved as one
+  int together;               // neighbours in memory that are moved as one: 4, 2 (NCHW) or 1
   int taps;                   // backward: of a channel, in `partial`
   int residual, activation;   // of the intermediate, where rows come first
   MarchStripArgs strips[3];
@@ -199,9 +199,17 @@ constexpr PYPHASE_BOTH int march_row(bool last, int most, int planes, int groups
   return planes * (last ? march_columns(most, groups) / 4 * 5 : march_pitch(most, groups));
 }
 
-// The backward march. Its registers hold the K x 4 values of a window and the weights' sums: half
-// of the threads from K = 11 on. In NHWC, channels of a block: a sector.
-constexpr PYPHASE_BOTH int backward_threads(int most) { return most <= 7 ? 512 : 256; }
+// The backward march. Its registers hold the weights' sums and the K x 4 values of a window; or
+// this is a ring in shared memory, for sums of strips, and for 16-bit types where it is half as
+// large.
+constexpr PYPHASE_BOTH bool backward_ring(int most, int count, int itemsize) {
+  return count > 1 || (most > 11 && itemsize == 2);
+}
+// 512 threads have 128 registers each of an SM's 65536, 384 have 168, 256 all that there are.
+constexpr PYPHASE_BOTH int backward_threads(int most, int count, int itemsize) {
+  return most <= 7 ? 512 : most <= 11 || backward_ring(most, count, itemsize) ? 384 : 256;
+}
+// In NHWC, channels of a block: a sector.
 constexpr PYPHASE_BOTH int backward_lanes(int itemsize) { return 32 / itemsize; }
 // Floats in which the threads of a block leave their sums of `kTogetherDown` taps: in NCHW a tap's
 // are an odd number of vectors, in NHWC of rooms of the lanes, so that those who add them up meet

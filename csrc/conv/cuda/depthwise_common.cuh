@@ -26,26 +26,45 @@ __device__ __forceinline__ T from_float(float value) {
   }
 }
 
-// Four neighbours in memory, moved by one instruction; the address is a multiple of their size.
-template <class T>
-struct Four {
-  using Words = std::conditional_t<sizeof(T) == 4, uint4, uint2>;
-  T value[4];
+// Neighbours in memory, moved by one instruction; the address is a multiple of their size.
+template <class T, int kCount>
+struct Several {
+  static constexpr int kSize = kCount * sizeof(T);
+  using Words = std::conditional_t<
+      kSize == 16, uint4,
+      std::conditional_t<kSize == 8, uint2,
+                         std::conditional_t<kSize == 4, std::uint32_t, std::uint16_t>>>;
+  T value[kCount];
 };
-
 template <class T>
-__device__ __forceinline__ Four<T> load_four(const T *from) {
-  const auto words = load_vector<typename Four<T>::Words>(from);
-  Four<T> four;
-  memcpy(&four, &words, sizeof(four));
-  return four;
+using Four = Several<T, 4>;
+
+template <int kCount, class T>
+__device__ __forceinline__ Several<T, kCount> load_several(const T *from) {
+  const auto words = load_vector<typename Several<T, kCount>::Words>(from);
+  Several<T, kCount> several;
+  memcpy(&several, &words, sizeof(several));
+  return several;
 }
 
-template <class T>
-__device__ __forceinline__ void store_four(T *to, const Four<T> &four) {
-  typename Four<T>::Words words;
-  memcpy(&words, &four, sizeof(words));
-  store_vector(to, words);
+template <class T, int kCount>
+__device__ __forceinline__ auto words_of(const Several<T, kCount> &several) {
+  typename Several<T, kCount>::Words words;
+  memcpy(&words, &several, sizeof(words));
+  return words;
+}
+
+// body(as many elements as are moved as one), a constant. In NHWC a thread's four columns are no
+// neighbours.
+template <bool kLast, class Body>
+__device__ __forceinline__ void with_together(int together, Body body) {
+  if (!kLast && together == 4) {
+    body(std::integral_constant<int, 4>{});
+  } else if (!kLast && together == 2) {
+    body(std::integral_constant<int, 2>{});
+  } else {
+    body(std::integral_constant<int, 1>{});
+  }
 }
 
 __device__ __forceinline__ float activate(int activation, float h) {

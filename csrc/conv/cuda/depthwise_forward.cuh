@@ -31,10 +31,10 @@ template <class T, bool kLast, bool kActive, int kFirst, int... kRest>
 class March : MarchBlock<T, MarchTraits<kLast, kLanePlanes, kFirst, kRest...>> {
   using Traits = MarchTraits<kLast, kLanePlanes, kFirst, kRest...>;
   using Base = MarchBlock<T, Traits>;
-  using Base::a_, Base::row_begin_, Base::row_end_, Base::images_, Base::plane_, Base::weights_;
+  using Base::a_, Base::row_begin_, Base::row_end_, Base::plane_, Base::weights_;
   using Base::kMost, Base::kPad, Base::kCount, Base::column, Base::store, Base::weight_at;
   using Base::offset_in, Base::staged_at;
-  using Base::rows_, Base::group_, Base::channels_, Base::first_;
+  using Base::rows_, Base::group_, Base::is_channel, Base::first_;
   static constexpr bool kTapsInRegisters = Traits::kTaps <= 12;
 
  public:
@@ -48,13 +48,9 @@ class March : MarchBlock<T, MarchTraits<kLast, kLanePlanes, kFirst, kRest...>> {
   __device__ __forceinline__ void run(std::integer_sequence<int, kIndex...> strips) {
     this->begin(2, strips);
     read_weights(strips);
-    for (int image = 0; image < images_; ++image) {
-      if (image > 0) {
-        this->next_image();
-        __syncthreads();  // the last row of the image before has been read
-      }
+    do {
       march(strips);
-    }
+    } while (this->next_image());
   }
 
  private:
@@ -192,55 +188,69 @@ class March : MarchBlock<T, MarchTraits<kLast, kLanePlanes, kFirst, kRest...>> {
   // channel, in NHWC of any of the block's. body(number, channel of the block, column)
   template <int kStep, class Body>
   __device__ __forceinline__ void each(Body body) const {
-    constexpr int kAside = kLanePlanes / kStep;
+    constexpr int kAside = kLanePlanes / kStep, kMostTurns = kShare / kStep;
     const int end = last_ + (PYPHASE_MUTANT == 3);
-    // One by one, channels whose rows begin in the same bank take the columns in another order.
-    const int turns = last_ - staged_ > 4 * a_.groups ? kShare : kShare / 2;
+    if (!kLast && !is_channel(plane_)) {
+      return;
+    }
+    // Less than four at once, channels whose rows begin in the same bank take the columns in
+    // another order.
+    const int turns = last_ - staged_ > 4 * a_.groups ? kMostTurns : kMostTurns / 2;
 #pragma unroll
-    for (int u = 0; u < kShare / kStep; ++u) {
+    for (int u = 0; u < kMostTurns; ++u) {
       int plane = plane_, column = 0;
       if constexpr (kLast) {
         plane = static_cast<int>(threadIdx.x) % kAside * kStep;
         column = staged_ + static_cast<int>(threadIdx.x) / kAside + u * a_.groups * kStep;
-      } else if constexpr (kStep == 1) {
+      } else if constexpr (kStep < 4) {
         const int turn = (u + plane_ * a_.groups / 8) & (turns - 1);
-        column = u < turns ? staged_ + group_ + turn * a_.groups : end;
+        column = u < turns ? staged_ + (group_ + turn * a_.groups) * kStep : end;
       } else {
         column = staged_ + (group_ + u * a_.groups) * kStep;
       }
-      if (plane < channels_ && column < end) {
+      if ((!kLast || is_channel(plane)) && column < end) {
         body(u * kStep, plane, column);
       }
     }
   }
 
+  // body(kStep), a constant: in NHWC channels are neighbours.
+  template <class Body>
+  __device__ __forceinline__ void with_step(Body body) const {
+    if (kLast && a_.together == 4) {
+      body(std::integral_constant<int, 4>{});
+    } else {
+      with_together<kLast>(a_.together, body);
+    }
+  }
+
   __device__ __forceinline__ void load(int row) {
-    const T *const from = static_cast<const T *>(a_.x) + this->base_ + row * this->row_step_;
-    if (a_.vectors) {
-      each<4>([&](int u, int plane, int column) {
-        const Four<T> four = load_four(from + offset_in(plane, column));
+    const T *const from = static_cast<const T *>(a_.x) + this->base_ + row * this->row_step();
+    with_step([&](auto step) {
+      constexpr int kStep = decltype(step)::value;
+      each<kStep>([&](int u, int plane, int column) {
+        const Several<T, kStep> part = load_several<kStep>(from + offset_in(plane, column));
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          next_[u + i] = four.value[i];
+        for (int i = 0; i < kStep; ++i) {
+          next_[u + i] = part.value[i];
         }
       });
-    } else {
-      each<1>([&](int u, int plane, int column) { next_[u] = from[offset_in(plane, column)]; });
-    }
+    });
   }
 
   __device__ __forceinline__ void stage(int buffer) {
     float *const to = rows_ + buffer * this->buffer_;
-    if (a_.vectors) {
-      each<4>([&](int u, int plane, int column) {
-        store_shared(to + staged_at(plane, column),
-                     float4{to_float(next_[u]), to_float(next_[u + 1]), to_float(next_[u + 2]),
-                            to_float(next_[u + 3])});
+    with_step([&](auto step) {
+      constexpr int kStep = decltype(step)::value;
+      each<kStep>([&](int u, int plane, int column) {
+        Several<float, kStep> part;
+#pragma unroll
+        for (int i = 0; i < kStep; ++i) {
+          part.value[i] = to_float(next_[u + i]);
+        }
+        store_shared(to + staged_at(plane, column), words_of(part));
       });
-    } else {
-      each<1>(
-          [&](int u, int plane, int column) { to[staged_at(plane, column)] = to_float(next_[u]); });
-    }
+    });
   }
 
   int staged_, last_;  // columns in shared memory

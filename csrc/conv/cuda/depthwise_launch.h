@@ -18,7 +18,7 @@ enum MarchChoice {
   kChunks,
   kChannelBlocks,
   kPitch,
-  kVectors,
+  kNeighbours,
   kActive,
   kImages,
   kSizes,  // the largest kernel; of a sum of three, negative

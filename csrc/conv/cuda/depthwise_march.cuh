@@ -63,12 +63,9 @@ class MarchBlock {
     const int channel = block % a_.channel_blocks * a_.planes;
     const int image = block / a_.channel_blocks * a_.images;
     images_ = a_.batch - image < a_.images ? a_.batch - image : a_.images;
-    channels_ = a_.channels - channel < a_.planes ? a_.channels - channel : a_.planes;
     channel_ = channel;
     group_ = kLast ? thread / kLanes : thread % a_.groups;
     plane_ = kLast ? thread % kLanes : thread / a_.groups;
-    column_step_ = kLast ? a_.channels : 1;
-    row_step_ = a_.width * column_step_;
     const std::int64_t size = static_cast<std::int64_t>(a_.height) * a_.width;
     // Of the block's first channel in NHWC, of the thread's own in NCHW.
     base_ = image * size * a_.channels + (kLast ? channel : (channel + plane_) * size);
@@ -80,19 +77,27 @@ class MarchBlock {
   // Zeros to `rows` staged rows, the weights to their place.
   template <int... kIndex>
   __device__ __forceinline__ void begin(int rows, std::integer_sequence<int, kIndex...>) {
-    for (int i = static_cast<int>(threadIdx.x); i < rows * buffer_; i += threads()) {
-      rows_[i] = 0;
+    for (int i = 4 * static_cast<int>(threadIdx.x); i < rows * buffer_; i += 4 * threads()) {
+      store_shared(rows_ + i, uint4{});
     }
     (load_weights<Traits::offset(kIndex), Traits::size(kIndex)>(kIndex), ...);
     __syncthreads();
   }
 
-  __device__ __forceinline__ void next_image() {
+  // Move on to the block's next image, all threads together; false where there is none.
+  __device__ __forceinline__ bool next_image() {
+    __syncthreads();
     base_ += static_cast<std::int64_t>(a_.height) * a_.width * a_.channels;
+    return --images_ > 0;
   }
 
   __device__ __forceinline__ int planes() const { return kLast ? kLanes : a_.planes; }
   __device__ __forceinline__ int threads() const { return planes() * a_.groups; }
+  __device__ __forceinline__ int column_step() const { return kLast ? a_.channels : 1; }
+  __device__ __forceinline__ int row_step() const { return a_.width * column_step(); }
+  __device__ __forceinline__ bool is_channel(int plane) const {
+    return channel_ + plane < a_.channels;
+  }
   __device__ __forceinline__ int column() const { return first_ + 4 * group_; }
   __device__ __forceinline__ static int weight_at(int plane, int tap) {
     return plane * Traits::kWeights + tap;
@@ -121,7 +126,7 @@ class MarchBlock {
   }
 
   __device__ __forceinline__ int offset_in(int plane, int column) const {
-    return kLast ? column * column_step_ + plane : column;
+    return kLast ? column * column_step() + plane : column;
   }
 
   __device__ __forceinline__ int staged_at(int plane, int column) const {
@@ -155,31 +160,29 @@ class MarchBlock {
 
   // Four columns of a row of y, those that there are.
   __device__ __forceinline__ void store(int row, const float (&four)[4]) const {
-    if (plane_ >= channels_ || column() >= a_.width) {
+    if (!is_channel(plane_) || column() >= a_.width) {
       return;
     }
-    T *const to = static_cast<T *>(a_.y) + base_ + row * row_step_ + offset_in(plane_, column());
-    if (!kLast && a_.vectors) {
-      Four<T> out;
+    T *const to = static_cast<T *>(a_.y) + base_ + row * row_step() + offset_in(plane_, column());
+    with_together<kLast>(a_.together, [&](auto together) {
+      constexpr int kStep = decltype(together)::value;
 #pragma unroll
-      for (int v = 0; v < 4; ++v) {
-        out.value[v] = from_float<T>(four[v]);
-      }
-      store_four(to, out);
-      return;
-    }
+      for (int v = 0; v < 4; v += kStep) {
+        Several<T, kStep> out;
 #pragma unroll
-    for (int v = 0; v < 4; ++v) {
-      if (column() + v < a_.width) {
-        to[v * column_step_] = from_float<T>(four[v]);
+        for (int i = 0; i < kStep; ++i) {
+          out.value[i] = from_float<T>(four[v + i]);
+        }
+        if (column() + v < a_.width) {
+          store_global(to + v * column_step(), words_of(out));
+        }
       }
-    }
+    });
   }
 
   const MarchArgs &a_;
   int tile_, first_;  // columns: the first that is the tile's own; the first of the block
-  int row_begin_, row_end_, channel_, channels_, group_, plane_, column_step_, row_step_;
-  int buffer_, images_;
+  int row_begin_, row_end_, channel_, group_, plane_, buffer_, images_;
   std::int64_t base_;
   float *weights_, *rows_;
 
@@ -198,7 +201,7 @@ class MarchBlock {
           embedded(from.vertical, strip.vertical, plane, tap);
     }
     for (int plane = static_cast<int>(threadIdx.x); plane < planes(); plane += threads()) {
-      const bool valid = plane < channels_;
+      const bool valid = is_channel(plane);
       weights_[weight_at(plane, 2 * Traits::kTaps + index)] =
           valid ? load_one<T>(from.bias1, channel_ + plane) : 0;
       weights_[weight_at(plane, 2 * Traits::kTaps + kCount + index)] =
@@ -209,7 +212,7 @@ class MarchBlock {
   __device__ __forceinline__ float embedded(const void *from, const Embedded &in, int plane,
                                             int tap) const {
     const int at = in.index(tap);
-    return at >= 0 && plane < channels_ ? load_one<T>(from, (channel_ + plane) * in.taps + at)
+    return at >= 0 && is_channel(plane) ? load_one<T>(from, (channel_ + plane) * in.taps + at)
                                         : 0.0f;
   }
 };

@@ -1,6 +1,5 @@
 // Depthwise pairs and sums of them, backward, where depthwise_march serves them: all gradients from
-// one reading of x and of the gradient of y. Sums of strips in NCHW alone: in NHWC the registers
-// that ptxas takes for them spill.
+// one reading of x and of the gradient of y.
 //
 // With h = row(x, w1) + b1, a = act(h), y = column(a, w2) + b2 and g the gradient of y:
 //   grad_a[q] = sum over t of w2[t] * g[q + pad - t]      grad_h = grad_a * act'(h)
@@ -38,9 +37,10 @@ template <class T, bool kLast, int kFirst, int... kRest>
 class BackwardMarch : MarchBlock<T, BackwardTraits<T, kLast, kFirst, kRest...>> {
   using Traits = BackwardTraits<T, kLast, kFirst, kRest...>;
   using Base = MarchBlock<T, Traits>;
-  using Base::a_, Base::row_begin_, Base::row_end_, Base::images_, Base::plane_, Base::tile_;
+  using Base::a_, Base::row_begin_, Base::row_end_, Base::plane_, Base::tile_;
   using Base::buffer_, Base::rows_, Base::group_, Base::base_;
-  using Base::kMost, Base::kPad, Base::kCount, Base::kLanes, Base::column, Base::channels_;
+  using Base::kMost, Base::kPad, Base::kCount, Base::kLanes, Base::column, Base::is_channel;
+  static constexpr bool kRing = backward_ring(kMost, kCount, sizeof(T));
   static constexpr int kAtOnce = kPad % 5 == 0 ? 5 : 2;  // rows of g that are on their way at first
 
  public:
@@ -49,21 +49,17 @@ class BackwardMarch : MarchBlock<T, BackwardTraits<T, kLast, kFirst, kRest...>> 
         window_(rows_ + (2 + 2 * kCount) * buffer_, static_cast<int>(threadIdx.x),
                 this->threads()) {
     const int end = tile_ + 4 * a_.own;
-    own_ = column() >= tile_ && column() < end && column() < a_.width && plane_ < channels_;
+    own_ = column() >= tile_ && column() < end && column() < a_.width && is_channel(plane_);
   }
 
   template <int... kIndex>
   __device__ __forceinline__ void run(std::integer_sequence<int, kIndex...> strips) {
     this->begin(2 + 2 * kCount, strips);  // of x, of grad_h
-    for (int image = 0; image < images_; ++image) {
+    do {
       march(strips);
-      this->next_image();
-    }
+    } while (this->next_image());
     (meet_bias<kIndex, Traits::offset(kIndex), Traits::size(kIndex)>(), ...);
-    int begin = 0;
-    (add_up<kIndex, Traits::offset(kIndex), Traits::size(kIndex)>(begin), ...);
-    const float all[1] = {outputs_[0] + outputs_[1] + outputs_[2] + outputs_[3]};
-    add_up<0, 1>(all, {1, 0, 1}, begin);
+    add_up(strips);
   }
 
  private:
@@ -82,10 +78,9 @@ class BackwardMarch : MarchBlock<T, BackwardTraits<T, kLast, kFirst, kRest...>> 
         window_.push(rows[j]);
       }
     }
-    next_g_ = load(a_.grad_y, row_begin_ + kPad);
     next_x_ = load(a_.x, row_begin_);
     stage(0);
-    next_x_ = load(a_.x, row_begin_ + 1);
+    fetch(row_begin_);
     for (int row = row_begin_; row <= row_end_; ++row) {
       const int buffer = (row - row_begin_) & 1;
       if (PYPHASE_MUTANT != 9) {
@@ -107,14 +102,16 @@ class BackwardMarch : MarchBlock<T, BackwardTraits<T, kLast, kFirst, kRest...>> 
       }
       if (row + 1 < row_end_) {
         stage(buffer ^ 1);
-        next_x_ = load(a_.x, row + 2);
       }
       window_.push(next_g_);
-      next_g_ = load(a_.grad_y, row + 1 + kPad);
+      if constexpr (!kRing) {
+        fetch(row + 1);
+      }
       float x[Traits::kWindow];
       this->read_window(buffer, x);
       float hidden[kCount][4], slopes[4], grad[kCount][4] = {};
       (make<kIndex, Traits::offset(kIndex), Traits::size(kIndex)>(x, hidden[kIndex], slopes), ...);
+      keep_apart();
       float taps[kCount][4];
       int slot = window_.begin();
 #pragma unroll
@@ -129,32 +126,57 @@ class BackwardMarch : MarchBlock<T, BackwardTraits<T, kLast, kFirst, kRest...>> 
           outputs_[v] += j == kPad ? g[v] : 0;
         }
       }
+      keep_apart();
+      if constexpr (kRing) {
+        this->read_window(buffer, x);
+      }
       (part<kIndex, Traits::offset(kIndex), Traits::size(kIndex)>(x, slopes, grad[kIndex], buffer),
        ...);
+      if constexpr (kRing) {
+        fetch(row + 1);
+      }
+    }
+  }
+
+  // Bring what a row brings to the windows: its last row of g, and the next row of x.
+  __device__ __forceinline__ void fetch(int row) {
+    if (row < row_end_) {
+      next_g_ = load(a_.grad_y, row + kPad);
+    }
+    if (row + 1 < row_end_) {
+      next_x_ = load(a_.x, row + 1);
+    }
+  }
+
+  // Where g is in the ring, the registers hold neither x and rows of it at once nor what comes next
+  // beside them, so that nothing is read ahead, and x is read twice.
+  __device__ __forceinline__ static void keep_apart() {
+    if constexpr (kRing) {
+      __syncwarp();
     }
   }
 
   // The thread's columns of a row of x or g, zero where there is no image.
   __device__ __forceinline__ Four<T> load(const void *image, int row) const {
-    const bool inside = row >= 0 && row < a_.height && plane_ < channels_;
-    const T *const from = static_cast<const T *>(image) + base_ +
-                          std::int64_t{row} * this->row_step_ + this->offset_in(plane_, column());
+    const bool inside = row >= 0 && row < a_.height && is_channel(plane_) && column() < a_.width;
+    const int at = inside ? row * this->row_step() + this->offset_in(plane_, column()) : 0;
+    const T *const from = static_cast<const T *>(image) + base_ + at;
+    const int width = a_.width + (PYPHASE_MUTANT == 11);
     Four<T> four;
-    if (!kLast && a_.vectors) {
-      if (inside && column() < a_.width) {
-        return load_four(from);
-      }
+    with_together<kLast>(a_.together, [&](auto together) {
+      constexpr int kStep = decltype(together)::value;
 #pragma unroll
-      for (int v = 0; v < 4; ++v) {
-        four.value[v] = from_float<T>(0);
-      }
-      return four;
-    }
+      for (int v = 0; v < 4; v += kStep) {
+        Several<T, kStep> part{};
+        if (inside && (v == 0 || column() + v < width)) {
+          part = load_several<kStep>(from + v * this->column_step());
+        }
 #pragma unroll
-    for (int v = 0; v < 4; ++v) {
-      const bool valid = inside && column() + v < a_.width + (PYPHASE_MUTANT == 11);
-      four.value[v] = valid ? from[v * this->column_step_] : from_float<T>(0);
-    }
+        for (int i = 0; i < kStep; ++i) {
+          four.value[v + i] = part.value[i];
+        }
+      }
+    });
     return four;
   }
 
@@ -167,7 +189,7 @@ class BackwardMarch : MarchBlock<T, BackwardTraits<T, kLast, kFirst, kRest...>> 
         to[v * kLanes] = four[v];
       }
     } else {
-      store_shared(to, float4{four[0], four[1], four[2], four[3]});
+      store_shared(to, words_of(Four<float>{four[0], four[1], four[2], four[3]}));
     }
   }
 
@@ -283,37 +305,22 @@ class BackwardMarch : MarchBlock<T, BackwardTraits<T, kLast, kFirst, kRest...>> 
     }
   }
 
-  // The sums of one strip to `partial`, from place `begin` on.
-  template <int kIndex, int kOffset, int K>
-  __device__ __forceinline__ void add_up(int &begin) {
-    const MarchStripArgs &strip = a_.strips[kIndex];
-    if (strip.horizontal.taps == 0) {  // a sum of two
-      return;
-    }
-    add_up<kOffset, K>(horizontal_, strip.horizontal, begin);
-    begin += strip.horizontal.taps;
-    add_up<kOffset, K>(vertical_, strip.vertical, begin);
-    begin += strip.vertical.taps;
-    add_up<kIndex, 1>(intermediates_, {1, 0, 1}, begin);
-    ++begin;
-  }
-
-  template <int kOffset, int K, int kSize>
-  __device__ __forceinline__ void add_up(const float (&sums)[kSize], const Embedded &in,
-                                         int begin) const {
+  // All sums to `partial`, some at a time: the threads leave theirs in shared memory.
+  template <int... kIndex>
+  __device__ __forceinline__ void add_up(std::integer_sequence<int, kIndex...> strips) const {
     const int along = round_to(a_.groups, 4);  // of a channel, in NCHW
     const int pitch = backward_pitch(kLast, this->planes(), a_.groups);
     const int place = kLast ? group_ * kLanes + plane_ : plane_ * along + group_;
     const int slices = a_.tiles * a_.chunks;  // of an image
     const int block = static_cast<int>(blockIdx.x);
     const std::int64_t slice = block / (slices * a_.channel_blocks) * slices + block % slices;
-#pragma unroll
-    for (int from = 0; from < K; from += kTogetherDown) {
+#pragma unroll 1
+    for (int from = 0; from < kSums; from += kTogetherDown) {
       __syncthreads();
 #pragma unroll
-      for (int u = 0; u < kTogetherDown; ++u) {
-        if (from + u < K) {
-          rows_[u * pitch + place] = own_ ? sums[kOffset + from + u] : 0;
+      for (int n = 0; n < kSums; ++n) {
+        if (n / kTogetherDown * kTogetherDown == from) {
+          rows_[n % kTogetherDown * pitch + place] = own_ ? sum(n) : 0;
         }
       }
       if (PYPHASE_MUTANT != 12) {
@@ -323,14 +330,50 @@ class BackwardMarch : MarchBlock<T, BackwardTraits<T, kLast, kFirst, kRest...>> 
            i += this->threads()) {
         const int plane = kLast ? i % kLanes : i / kTogetherDown;
         const int u = kLast ? i / kLanes : i % kTogetherDown;
-        const int tap = from + u < K ? in.index(from + u) : -1;
-        if (tap >= 0 && plane < channels_) {
-          const std::int64_t channel = slice * a_.channels + this->channel_ + plane;
-          a_.partial[channel * a_.taps + begin + tap] =
+        const int tap = from + u < kSums ? tap_of(from + u, strips) : -1;
+        if (tap >= 0 && is_channel(plane)) {
+          const int channel = this->channel_ + plane;
+          a_.partial[(slice * a_.channels + channel) * a_.taps + tap] =
               over_groups(rows_ + u * pitch + plane * (kLast ? 1 : along));
         }
       }
     }
+  }
+
+  // The sums in the order in which they are added up: of all horizontal taps, of all vertical ones,
+  // of grad_h of each strip, of g. (In `partial`, this one lies behind all strips.)
+  static constexpr int kSums = 2 * Traits::kTaps + kCount + 1;
+
+  __device__ __forceinline__ float sum(int n) const {
+    return n < Traits::kTaps       ? horizontal_[n]
+           : n < 2 * Traits::kTaps ? vertical_[n - Traits::kTaps]
+           : n < kSums - 1         ? intermediates_[n - 2 * Traits::kTaps]
+                                   : outputs_[0] + outputs_[1] + outputs_[2] + outputs_[3];
+  }
+
+  // Where a sum lies among the taps of a channel in `partial`, -1: nowhere.
+  template <int... kIndex>
+  __device__ __forceinline__ int tap_of(int n, std::integer_sequence<int, kIndex...>) const {
+    int begin = 0, tap = -1;
+    (find<kIndex, Traits::offset(kIndex), Traits::size(kIndex)>(n, begin, tap), ...);
+    return n == kSums - 1 ? begin : tap;
+  }
+
+  template <int kIndex, int kOffset, int K>
+  __device__ __forceinline__ void find(int n, int &begin, int &tap) const {
+    const Embedded &across = a_.strips[kIndex].horizontal, &down = a_.strips[kIndex].vertical;
+    if (across.taps == 0) {  // a sum of two
+      return;
+    }
+    const int first = n - kOffset, second = first - Traits::kTaps;
+    const int at = first < K ? across.index(first) : second < K ? down.index(second) : -1;
+    if (at >= 0) {
+      tap = begin + (first < K ? 0 : across.taps) + at;
+    }
+    if (n == 2 * Traits::kTaps + kIndex) {
+      tap = begin + across.taps + down.taps;
+    }
+    begin += across.taps + down.taps + 1;
   }
 
   __device__ __forceinline__ float over_groups(const float *from) const {
@@ -353,13 +396,13 @@ class BackwardMarch : MarchBlock<T, BackwardTraits<T, kLast, kFirst, kRest...>> 
 
   bool own_;                 // whether the thread's columns are the tile's own
   Four<T> next_x_, next_g_;  // rows on their way
-  GradientWindow<T, kMost, (kCount > 1)> window_;
+  GradientWindow<T, kMost, kRing> window_;
   float horizontal_[Traits::kTaps] = {}, vertical_[Traits::kTaps] = {};
   float intermediates_[kCount] = {}, outputs_[4] = {};  // sums of grad_h; of g, by column
 };
 
 template <class T, bool kLast, int kFirst, int... kRest>
-__global__ void __launch_bounds__(backward_threads(kFirst), 1)
+__global__ void __launch_bounds__(backward_threads(kFirst, 1 + sizeof...(kRest), sizeof(T)), 1)
     depthwise_march_backward(const __grid_constant__ MarchArgs args) {
   PYPHASE_SHARED(float, shared);
   BackwardMarch<T, kLast, kFirst, kRest...> march(args, shared);

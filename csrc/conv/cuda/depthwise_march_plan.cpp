@@ -46,6 +46,12 @@ int cut_planes(int planes, int channels, bool last, Large large) {
   return last ? planes : divide_up(channels, divide_up(channels, planes));
 }
 
+// As many neighbours as rows of the image in memory are made of: 4, 2 or 1; 4 or 1 in NHWC.
+int neighbours(const Pair &pair) {
+  const std::int64_t row = pair.channels_last ? pair.channels[0] : pair.width;
+  return row % 4 == 0 ? 4 : row % 2 == 0 && !pair.channels_last ? 2 : 1;
+}
+
 // A march as its plan has found it.
 struct March {
   int sizes, planes, groups, own, tiles, rows, images, shared;
@@ -65,7 +71,7 @@ struct March {
                     chunks,
                     divide_up(channels, planes),
                     march_pitch(most_taps(sizes), groups),
-                    (pair.channels_last ? channels : to_int(pair.width)) % 4 == 0,
+                    neighbours(pair),
                     pair.activation != Activation::none,
                     images,
                     sizes,
@@ -144,9 +150,6 @@ Launch march_launch(const Strips &strips, int sizes, const Device &device) {
 int march_backward_sizes(const Strips &strips) {
   std::array<int, kMostStrips> order{};
   const int sizes = march_sizes(strips, order);
-  if (sizes < 0 && strips.pairs[0].channels_last) {
-    return 0;
-  }
   return sizes == 19 ? 21 : sizes;
 }
 
@@ -189,22 +192,22 @@ Launch march_backward_launch(const Strips &strips, int sizes, const Device &devi
   const auto shared = [&](int planes, int groups) {
     const int rows = planes * march_weights(count_taps(sizes), count) +
                      (2 + 2 * count) * march_row(last, most, planes, groups);
-    const int ring = count > 1 ? most * planes * groups * 4 * size : 0;
+    const int ring = backward_ring(most, count, size) ? most * planes * groups * 4 * size : 0;
     return std::max(4 * rows + ring, 4 * (planes * march_weights(count_taps(sizes), count) +
                                           backward_scratch(last, planes, groups)));
   };
-  int widest = backward_threads(most) / (last ? lanes : 1);
+  int widest = backward_threads(most, count, size) / (last ? lanes : 1);
   while (widest > 1 && shared(last ? lanes : 1, widest) > device.shared_per_block) {
-    widest /= 2;
+    --widest;
   }
   const Across across(width, halo, widest);
   const int groups = across.groups, tiles = across.tiles;
-  if (groups == 0) {
+  if (groups == 0 || shared(last ? lanes : 1, groups) > device.shared_per_block) {
     return {};
   }
-  // Two blocks of a multiprocessor, by registers and by shared memory.
+  // In NCHW two blocks of a multiprocessor, by registers and by shared memory.
   const int room = std::min(device.shared_per_block, device.shared_per_sm / 2 - 1024);
-  const int threads = backward_threads(most) / 2;
+  const int threads = backward_threads(most, count, size) / 2;
   int planes = last ? lanes : std::clamp(threads / groups, 1, channels);
   const auto blocks = [&](int p) { return pair.batch * divide_up(channels, p) * tiles; };
   planes = cut_planes(planes, channels, last, [&](int p) {
@@ -251,7 +254,7 @@ MarchArgs march_args(const Strips &strips, const Launch &launch,
   args.channel_blocks = choice[kChannelBlocks];
   args.images = choice[kImages];
   args.pitch = choice[kPitch];
-  args.vectors = choice[kVectors];
+  args.together = choice[kNeighbours];
   args.residual = strips.residual;
   args.activation = static_cast<int>(pair.activation);
   for (std::size_t i = 0; i < 3; ++i) {

@@ -13,8 +13,8 @@ __device__ __forceinline__ void convert(const Four<T> &four, float (&to)[4]) {
   }
 }
 
-// The last kRows rows of g that a thread has seen, of its four columns: in registers, or where the
-// sums of several strips fill these, in shared memory, as a ring of the thread's own.
+// The last kRows rows of g that a thread has seen, of its four columns: in registers, or in shared
+// memory, as a ring of the thread's own.
 template <class T, int kRows, bool kRing>
 class GradientWindow {
  public:
@@ -54,15 +54,15 @@ class GradientWindow<T, kRows, true> {
       : own_(reinterpret_cast<Words *>(shared) + thread), threads_(threads) {}
 
   __device__ __forceinline__ void push(const Four<T> &four) {
-    store_four(reinterpret_cast<T *>(own_ + oldest_ * threads_), four);
+    store_vector(own_ + oldest_ * threads_, words_of(four));
     oldest_ = after(oldest_, 1);
   }
   __device__ __forceinline__ void read(int j, float (&to)[4]) const {
-    convert(load_four(reinterpret_cast<const T *>(own_ + after(oldest_, j) * threads_)), to);
+    convert(load_several<4>(reinterpret_cast<const T *>(own_ + after(oldest_, j) * threads_)), to);
   }
   __device__ __forceinline__ int begin() const { return oldest_; }
   __device__ __forceinline__ void read_next(int, int &slot, float (&to)[4]) const {
-    convert(load_four(reinterpret_cast<const T *>(own_ + slot * threads_)), to);
+    convert(load_several<4>(reinterpret_cast<const T *>(own_ + slot * threads_)), to);
     slot = after(slot, 1);
   }
 

@@ -63,7 +63,7 @@ Status choose_march_backward(const MarchArgs &args, const Launch &launch_, Strea
     case 21:
       return start(depthwise_march_backward<T, kLast, 21>, launch_, args, stream);
     default:
-      return start(depthwise_march_backward<T, false, 21, 11, 7>, launch_, args, stream);
+      return start(depthwise_march_backward<T, kLast, 21, 11, 7>, launch_, args, stream);
   }
 }
 

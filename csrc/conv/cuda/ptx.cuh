@@ -137,8 +137,9 @@ __device__ __forceinline__ void wait_copies() {
 #endif
 }
 
-// Four floats of shared memory by one instruction, whichever of them are used: nvcc narrows or
-// splits an access in C++, and a warp's narrow ones at a stride of four meet in the same banks.
+// Neighbours in memory by one instruction, whichever of them are used: nvcc narrows or splits an
+// access in C++, and a warp's narrow ones at a stride of four meet in the same banks, or write each
+// sector of global memory several times.
 __device__ __forceinline__ float4 load_shared(const float *address) {
 #if defined(__CUDACC__)
   float4 four;
@@ -152,15 +153,55 @@ __device__ __forceinline__ float4 load_shared(const float *address) {
 #endif
 }
 
-__device__ __forceinline__ void store_shared(float *address, const float4 &four) {
+__device__ __forceinline__ void store_shared(float *address, const uint4 &words) {
 #if defined(__CUDACC__)
-  asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(
+  asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(
                    static_cast<std::uint32_t>(__cvta_generic_to_shared(address))),
-               "f"(four.x), "f"(four.y), "f"(four.z), "f"(four.w)
+               "r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w)
                : "memory");
 #else
-  store_vector(address, four);
+  store_vector(address, words);
 #endif
+}
+
+__device__ __forceinline__ void store_shared(float *address, const uint2 &words) {
+#if defined(__CUDACC__)
+  asm volatile("st.shared.v2.b32 [%0], {%1,%2};" ::"r"(
+                   static_cast<std::uint32_t>(__cvta_generic_to_shared(address))),
+               "r"(words.x), "r"(words.y)
+               : "memory");
+#else
+  store_vector(address, words);
+#endif
+}
+
+__device__ __forceinline__ void store_shared(float *address, std::uint32_t word) {
+  store_vector(address, word);
+}
+
+__device__ __forceinline__ void store_global(void *address, const uint4 &words) {
+#if defined(__CUDACC__)
+  asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(__cvta_generic_to_global(address)),
+               "r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w)
+               : "memory");
+#else
+  store_vector(address, words);
+#endif
+}
+
+__device__ __forceinline__ void store_global(void *address, const uint2 &words) {
+#if defined(__CUDACC__)
+  asm volatile("st.global.v2.b32 [%0], {%1,%2};" ::"l"(__cvta_generic_to_global(address)),
+               "r"(words.x), "r"(words.y)
+               : "memory");
+#else
+  store_vector(address, words);
+#endif
+}
+
+template <class Word>  // of 32 bits, or of 16
+__device__ __forceinline__ void store_global(void *address, const Word &word) {
+  store_vector(address, word);
 }
 
 }  // namespace pyphase::conv::cuda
