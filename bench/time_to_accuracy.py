@@ -11,6 +11,7 @@ See bench/README.md.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -88,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         made.exit(1, f"{made.prog}: {error}\n")
     finally:
         if dist.is_initialized():
+            gc.collect()  # a DDP left in a cycle keeps gloo's threads, which may outlive Python
             dist.destroy_process_group()
 
 

@@ -5,6 +5,7 @@ torchrun --nproc-per-node 2 tests/dist_run.py FOLDER resume
 python tests/dist_run.py FOLDER resume
 """
 
+import gc
 import json
 import os
 import sys
@@ -175,6 +176,7 @@ def main():
     if not dist.is_initialized() or dist.get_rank() == 0:
         (folder / f"{what.__name__}-{world()}.json").write_text(json.dumps(result))
     if dist.is_initialized():
+        gc.collect()  # a DDP left in a cycle keeps gloo's threads, which may outlive Python
         dist.destroy_process_group()
 
 

@@ -7,6 +7,7 @@ that nobody killed, bit for bit. The processes are started by torchrun's launche
 """
 
 import copy
+import gc
 import os
 import signal
 import time
@@ -37,8 +38,6 @@ def loaders(size, batch_size):
 
 def train(folder):
     """Train or go on, in one of the processes: SGD, larger images and batches, AdamW by `map`."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
     rank = dist.get_rank()
     (folder / f"pid-{rank}").write_text(str(os.getpid()))
     seed_all(7)
@@ -62,6 +61,14 @@ def train(folder):
     callbacks = [Checkpoint(saved, every=1), Log(folder / f"log-{rank}")]
     learn.fit_opt_sched(phases, callbacks=callbacks, resume=saved if complete(saved) else None)
     save_checkpoint(folder / f"end-{rank}.pt", copy.deepcopy(learn.state_dict()))
+
+
+def run(folder):
+    """Train, as a process of a group."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    train(folder)
+    gc.collect()  # a DDP left in a cycle keeps gloo's threads, which may outlive Python
     dist.destroy_process_group()
 
 
@@ -77,7 +84,7 @@ def start(folder):
                 run_id=f"kill-{os.getpid()}", rdzv_backend="c10d", rdzv_endpoint="localhost:0",
                 start_method="fork", monitor_interval=0.05,
             )  # fmt: skip
-            elastic_launch(config, train)(folder)
+            elastic_launch(config, run)(folder)
             os._exit(0)
         except ChildFailedError as error:
             os.write(2, f"{error}\n".encode())
