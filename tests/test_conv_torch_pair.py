@@ -97,3 +97,35 @@ def test_pixels_are_picked_of_a_padded_image():
     torch.testing.assert_close(
         torch.autograd.grad(output, tensors, grad), torch.autograd.grad(expected, tensors, grad)
     )
+
+
+class Types(TorchDispatchMode):
+    """Keeps the weight's columns, the input's channels and type of every convolution forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.convolution.default:
+            self.seen.append((args[1].shape[3], args[0].shape[1], args[0].dtype))
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("size", [(16, 15), (17, 15), (3, 14)])
+def test_long_rows_over_few_channels_are_not_made_in_16_bits(size, dtype):
+    channels, taps = size
+    problem = Problem((channels,) * 3, (4, 46), (3, taps), padding=(1, 0), groups=(channels,) * 2)
+    tensors = reference.tensors(problem, dtype, grad=True)
+    with conv.backend("torch"):
+        with torch.autocast("cpu", dtype), Types() as types:
+            output = by_function(problem, tensors)
+        assert torch.equal(by_op(problem, tensors), output)
+    row_type = torch.float32 if size == (16, 15) else dtype
+    assert types.seen == [(taps, channels, row_type), (1, channels, dtype)]
+    exact = reference.torch_pair(problem, *(tensor.detach().double() for tensor in tensors))
+    error = (output.double() - exact).abs().max()
+    assert output.dtype == dtype
+    assert error <= 4 * torch.finfo(dtype).eps * exact.abs().max()
+    assert all(grad.dtype == dtype for grad in torch.autograd.grad(output.sum(), tensors))

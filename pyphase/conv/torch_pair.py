@@ -29,6 +29,11 @@ __all__ = [
 # outside of its memory in channels_last: uxlfoundation/oneDNN, issue 6035.
 _BLOCK = 8 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 16
 
+# On a CPU with 16-bit AVX-512 instructions, oneDNN never ends making code for a depthwise
+# convolution in 16 bits with at most so many channels and at least so many columns of taps, stride
+# and dilation 1 (its brdgmm kernel, torch 2.13; from 31 columns of output on).
+_STALLS_CHANNELS, _STALLS_TAPS = 16, 15
+
 Grad = Tensor | None
 
 aten: Any = torch.ops.aten
@@ -54,6 +59,7 @@ class Half(NamedTuple):
     groups: int
     uneven: Four | None  # (left, right, top, bottom) for pad(), in place of even padding
     picked: Two | None  # the stride, where pixels are to be picked before a gradient is taken
+    stalls: bool  # in 16 bits: then it is computed in float32, and rounded
 
 
 class Steps(NamedTuple):
@@ -88,7 +94,9 @@ def _half(options: Options, is_row: bool, groups: int, weight: Size, on_cpu: boo
         begin = 0
     faulty = on_cpu and groups == 1 and weight[2:] == (1, 1) and weight[1] < _BLOCK
     picked = stride if faulty and begin == 0 and stride != (1, 1) else None
-    return Half(stride, along(begin, 0), dilation, groups, uneven, picked)
+    narrow = on_cpu and groups == weight[0] <= _STALLS_CHANNELS and weight[1] == 1
+    stalls = narrow and weight[3] >= _STALLS_TAPS and stride == dilation == (1, 1)
+    return Half(stride, along(begin, 0), dilation, groups, uneven, picked, stalls)
 
 
 def pair_forward(
@@ -191,18 +199,25 @@ def strips_backward(
 
 
 def _conv(input: Tensor, weight: Tensor, bias: Tensor | None, half: Half) -> Tensor:
-    stride, padding, dilation, groups, uneven, picked = half
+    stride, padding, dilation, groups, uneven, picked, stalls = half
     if uneven is not None:
         input = functional.pad(input, uneven)
     if picked is not None and torch.is_grad_enabled():
         input, stride = input[:, :, :: picked[0], :: picked[1]], (1, 1)
-    return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    if not stalls or input.dtype.itemsize != 2:
+        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    bias = None if bias is None else bias.float()
+    with torch.autocast("cpu", enabled=False):
+        output = torch.conv2d(
+            input.float(), weight.float(), bias, stride, padding, dilation, groups
+        )
+    return output.to(input.dtype)
 
 
 def _conv_backward(
     grad_output: Tensor, input: Tensor, weight: Tensor, half: Half, mask: Sequence[bool]
 ) -> tuple[Grad, Grad, Grad]:
-    stride, padding, dilation, groups, uneven, picked = half
+    stride, padding, dilation, groups, uneven, picked, _ = half
     height, width = input.shape[2:]
     if uneven is not None:
         input = functional.pad(input, uneven)
