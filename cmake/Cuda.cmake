@@ -28,9 +28,11 @@ function(cuda_is_missing why)
   message(STATUS "CUDA kernels: no, since ${why}")
 endfunction()
 
-# Set CMAKE_CUDA_ARCHITECTURES to the list that is wanted, `codes` to the machine code and the PTX
-# that are made for it, `code` to nvcc's option.
+# Set `codes` to the machine code and the PTX that are wanted, or `why_not`; `detected`: for the GPUs
+# that are here.
 macro(choose_cuda_architectures)
+  set(detected FALSE)
+  set(why_not)
   set(chosen ${CMAKE_CUDA_ARCHITECTURES})
   if(NOT chosen)
     set(chosen $ENV{CUDAARCHS})
@@ -50,21 +52,19 @@ macro(choose_cuda_architectures)
     endif()
     if(capabilities AND NOT failed)
       list(TRANSFORM capabilities APPEND -real OUTPUT_VARIABLE chosen)
+      set(detected TRUE)
     else()
       set(chosen 80)
     endif()
   endif()
-  set(CMAKE_CUDA_ARCHITECTURES)
-  set(codes)  # of which nvcc makes one from the other
+  set(codes)
   foreach(architecture ${chosen})
     if(NOT architecture MATCHES "^([0-9]+)[af]?(-real|-virtual)?$")
-      message(FATAL_ERROR "CUDA architecture (=${architecture}) must be native or all, for the "
-        "whole list, or a number such as 90, 90-real or 90-virtual")
-    endif()
-    if(CMAKE_MATCH_1 LESS 80)
+      set(why_not "the CUDA architecture (=${architecture}) must be native or all, for the whole \
+list, or a number such as 90, 90-real or 90-virtual")
+    elseif(CMAKE_MATCH_1 LESS 80)
       message(STATUS "CUDA kernels: not for ${architecture}, since they need 80 or newer")
     else()
-      list(APPEND CMAKE_CUDA_ARCHITECTURES ${architecture})
       if(NOT CMAKE_MATCH_2 STREQUAL "-virtual")
         list(APPEND codes sm_${CMAKE_MATCH_1})
       endif()
@@ -74,20 +74,32 @@ macro(choose_cuda_architectures)
     endif()
   endforeach()
   list(REMOVE_DUPLICATES codes)
+  if(NOT codes AND NOT why_not)
+    set(why_not "no architecture is left")
+  endif()
+  set(CMAKE_CUDA_ARCHITECTURES 80)  # of CMake's own checks
+  unset(ENV{CUDAARCHS})             # which CMake would put above it
+endmacro()
+
+# Set PYPHASE_HAS_CUDA to whether nvcc makes `codes`, and `code` to its option. What is too old for
+# the kernels, or for an architecture, is found now, not in the build.
+macro(probe_nvcc)
   string(REPLACE ";" "," code "${codes}")
   set(code -gencode=arch=compute_80,code=[${code}])
-  unset(ENV{CUDAARCHS})  # CMake would put it above
+  try_compile(PYPHASE_HAS_CUDA ${CMAKE_CURRENT_BINARY_DIR}/probe
+    SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/cmake/probe.cu
+    COMPILE_DEFINITIONS -std=c++20 ${code} OUTPUT_VARIABLE said)
 endmacro()
 
 set(PYPHASE_HAS_CUDA FALSE)
 if(NOT cuda STREQUAL OFF)
   choose_cuda_architectures()
   include(CheckLanguage)
-  if(codes)
+  if(NOT why_not)
     check_language(CUDA)
   endif()
-  if(NOT codes)
-    cuda_is_missing("no architecture is left")
+  if(why_not)
+    cuda_is_missing("${why_not}")
   elseif(NOT CMAKE_CUDA_COMPILER)
     cuda_is_missing("there is no nvcc that compiles a program")
   else()
@@ -97,12 +109,12 @@ if(NOT cuda STREQUAL OFF)
         set(CMAKE_CUDA20_${kind}_COMPILE_OPTION -std=c++20)
       endif()
     endforeach()
-    # What is too old for the kernels is found now, not in the build.
-    try_compile(PYPHASE_NVCC_WORKS ${CMAKE_CURRENT_BINARY_DIR}/probe
-      SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/cmake/probe.cu
-      COMPILE_DEFINITIONS -std=c++20 ${code} OUTPUT_VARIABLE said)
-    if(PYPHASE_NVCC_WORKS)
-      set(PYPHASE_HAS_CUDA TRUE)
+    probe_nvcc()
+    if(NOT PYPHASE_HAS_CUDA AND detected)  # a GPU newer than this nvcc: its driver compiles PTX
+      set(codes compute_80)
+      probe_nvcc()
+    endif()
+    if(PYPHASE_HAS_CUDA)
       string(REPLACE ";" ", " shown "${codes}")
       message(STATUS
         "CUDA kernels: yes, nvcc ${CMAKE_CUDA_COMPILER_VERSION}, architectures ${shown}")
