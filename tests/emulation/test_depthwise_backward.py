@@ -21,11 +21,10 @@ pytestmark = pytest.mark.emulation
 
 def hold(problem: Problem, dtype, channels_last, device=SMALL, march=None):
     tensors = reference.tensors(problem, dtype)
-    shape = reference.torch_pair(problem, *tensors).shape
-    grad = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    case = Sum((problem,), dtype, channels_last)
+    grad = torch.randn(case.output_shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     allowed = pair_bound(problem, tensors, grad)
     present = range(1, len(allowed.exact))
-    case = Sum((problem,), dtype, channels_last)
     if march is not None:
         assert plan(case, True, device).is_march == march
     x, w1, w2, b1, b2 = tensors
@@ -39,21 +38,25 @@ def test_gradients_err_no_more_than_torch(name, dtype, channels_last):
     hold((MARCHES | GENERALS)[name], dtype, channels_last, march=name in MARCHES)
 
 
-SMALL_ROOM = Device(1, 8 << 10, 2700)  # for 32 groups of threads at K = 7
+# Of two layouts: NCHW has room for 32 groups of threads at K = 7, and for 128 at K = 21.
+SMALL_ROOM = Device(1, 8 << 10, 2700), Device(1, 80 << 10, 24 << 10)
+RING_ROOM = Device(1, 48 << 10, 16 << 10), Device(1, 80 << 10, 48 << 10)
 CUTS = {  # a march's plan: the choice that is more than 1
-    "rows": (depthwise(4, (50, 12), (7, 7), batch=1), Device(24), 4),
+    "rows": (depthwise(4, (50, 12), (7, 7), batch=1), (Device(24),) * 2, 4),
     "two tiles": (depthwise(3, (9, 150), (7, 5), batch=1, row_first=False), SMALL_ROOM, 2),
     "tiles, activation": (depthwise(2, (5, 230), (7, 7), activation="silu"), SMALL_ROOM, 2),
-    "images": (depthwise(17, (5, 6), (3, 3), batch=13), Device(1), 9),
+    "images": (depthwise(17, (5, 6), (3, 3), batch=13), (Device(1),) * 2, 9),
+    "ring, rows": (depthwise(2, (64, 12), (21, 21), batch=1), (Device(400),) * 2, 4),
+    "ring, tiles": (depthwise(1, (3, 1030), (21, 21), batch=1), RING_ROOM, 2),
+    "ring, images": (depthwise(17, (5, 6), (21, 21), batch=17), (Device(1),) * 2, 9),
 }
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "NHWC"])
 @pytest.mark.parametrize("name", CUTS)
 def test_marches_that_are_cut_agree(name, channels_last):
-    problem, device, choice = CUTS[name]
-    if channels_last and device is SMALL_ROOM:
-        device = Device(1, 80 << 10, 24 << 10)
+    problem, devices, choice = CUTS[name]
+    device = devices[channels_last]
     for dtype in (torch.bfloat16, torch.float32):
         cuts = plan(Sum((problem,), dtype, channels_last), True, device).choice[choice]
         assert cuts > 1

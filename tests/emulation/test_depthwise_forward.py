@@ -54,9 +54,10 @@ GENERALS = {
 
 def hold(problem, dtype, channels_last, device=SMALL, march=None):
     tensors = reference.tensors(problem, dtype)
-    grad = torch.ones_like(reference.torch_pair(problem, *tensors))
+    case = Sum((problem,), dtype, channels_last)
+    grad = torch.ones(case.output_shape)
     allowed = pair_bound(problem, tensors, grad).of([0])
-    hold_within(allowed, Sum((problem,), dtype, channels_last), tensors, device, march)
+    hold_within(allowed, case, tensors, device, march)
 
 
 def hold_within(allowed: Bound, case: Sum, tensors, device=SMALL, march=None):

@@ -46,7 +46,7 @@ SEGNEXT = ((7, 7), (11, 11), (21, 21))
 MARCHES = {
     "SegNeXt": Strips(SEGNEXT),
     "SegNeXt, columns first": Strips(SEGNEXT, 6, (13, 16), 1, row_first=False),
-    "SegNeXt, two tiles": Strips(SEGNEXT, 3, (9, 68), 1),
+    "SegNeXt, wide": Strips(SEGNEXT, 3, (9, 68), 1),
     "SegNeXt, no residual, no biases": Strips(SEGNEXT, residual=False, biases=(False, False)),
     "SegNeXt, small planes": Strips(SEGNEXT, 20, (4, 7)),
     "two": Strips(((3, 9), (13, 5)), biases=(True, False)),
@@ -96,6 +96,27 @@ def test_sums_err_no_more_than_torch(name, dtype, channels_last, backward):
     case = Sum(problem.pairs(), dtype, channels_last, problem.residual)
     assert plan(case, backward).is_march == (name in MARCHES)
     hold(problem, dtype, channels_last, backward)
+
+
+ROOM = Device(4, 80 << 10, 24 << 10), Device(4, 160 << 10, 80 << 10)  # NCHW, NHWC
+CUTS = {  # a backward march's plan: the choice that is more than 1
+    "rows": (Strips(SEGNEXT, 2, (70, 12), 1), (Device(400),) * 2, 4),
+    "tiles": (Strips(SEGNEXT, 2, (4, 330), 1), ROOM, 2),
+    "images": (Strips(((13, 9), (3, 5)), 17, (5, 6), 17), (Device(1),) * 2, 9),
+}
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("name", CUTS)
+def test_marches_of_sums_that_are_cut_agree(name, channels_last):
+    problem, devices, choice = CUTS[name]
+    device = devices[channels_last]
+    for dtype in (torch.bfloat16, torch.float32):
+        case = Sum(problem.pairs(), dtype, channels_last, problem.residual)
+        found = plan(case, True, device)
+        assert found.is_march
+        assert found.choice[choice] > 1
+        hold(problem, dtype, channels_last, True, device)
 
 
 def test_one_pass_reads_the_input_once():

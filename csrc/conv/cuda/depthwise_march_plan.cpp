@@ -205,7 +205,7 @@ Launch march_backward_launch(const Strips &strips, int sizes, const Device &devi
   if (groups == 0 || shared(last ? lanes : 1, groups) > device.shared_per_block) {
     return {};
   }
-  // In NCHW two blocks of a multiprocessor, by registers and by shared memory.
+  // In NCHW two blocks of a multiprocessor, if it goes, by registers and by shared memory.
   const int room = std::min(device.shared_per_block, device.shared_per_sm / 2 - 1024);
   const int threads = backward_threads(most, count, size) / 2;
   int planes = last ? lanes : std::clamp(threads / groups, 1, channels);
