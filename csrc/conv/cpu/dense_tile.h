@@ -14,7 +14,9 @@ namespace pyphase::conv::PYPHASE_ISA::dense {
 
 constexpr int kTilePixels = 6;
 constexpr int kTileVectors = kVectorBytes == 64 ? 4 : 2;
-constexpr long kProducts = 128;  // summed in registers, before they go to a longer sum: rounding
+// Summed in registers, before they go to a longer sum: rounding. With 64-byte vectors torch's sums
+// are as short.
+constexpr long kProducts = kVectorBytes == 64 ? 64 : 128;
 constexpr int kPanel = kTileVectors * kFloats;  // output channels that are computed at a time
 
 // What becomes of sums: a ReLU first, or not; written past the caches, or not.
