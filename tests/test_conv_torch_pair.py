@@ -15,6 +15,8 @@ from pyphase.conv.options import make_options
 from pyphase.conv.problem import PairProblem
 from pyphase.conv.torch_pair import pair_backward
 
+FORWARD = torch.ops.aten.convolution.default
+BACKWARD = torch.ops.aten.convolution_backward.default
 PICKED = [
     Problem((4, 3, 5), (6, 8), (3, 1), stride=(1, 2), padding=(1, 0), activation="gelu"),
     Problem((4, 3, 5), (6, 9), (1, 3), stride=(3, 2), padding=(0, 1), row_first=False),
@@ -23,15 +25,15 @@ PICKED = [
 
 
 class Recorder(TorchDispatchMode):
-    """Keeps the weight's shape and the stride of every convolution whose gradient is taken."""
+    """Keeps the arguments of every call of an op."""
 
-    def __init__(self):
+    def __init__(self, op):
         super().__init__()
-        self.seen = []
+        self.op, self.seen = op, []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten.convolution_backward.default:
-            self.seen.append((tuple(args[2].shape), tuple(args[4])))
+        if function is self.op:
+            self.seen.append(args)
         return function(*args, **kwargs or {})
 
 
@@ -62,13 +64,13 @@ def test_a_strided_tap_over_few_channels_is_the_oracles(problem, call, channels_
 def test_onednn_never_sees_it(problem):
     """Its gradient of such a weight writes outside of its memory: uxlfoundation/oneDNN, 6035."""
     tensors = reference.tensors(problem, grad=True)
-    with conv.backend("torch"), Recorder() as recorder:
+    with conv.backend("torch"), Recorder(BACKWARD) as recorder:
         output = by_function(problem, tensors)
         torch.autograd.grad(output.sum(), tensors)
         steps = PairProblem(*tensors, make_options(*problem.options.values(), None)).steps
         grad = torch.ones_like(output)
         pair_backward(steps, grad, *[tensor.detach() for tensor in tensors[:4]], [True] * 5)
-    taps = [stride for shape, stride in recorder.seen if shape[2:] == (1, 1)]
+    taps = [tuple(args[4]) for args in recorder.seen if args[2].shape[2:] == (1, 1)]
     assert len(taps) == (4 if problem.kernel == (1, 1) else 2)
     assert set(taps) == {(1, 1)}
 
@@ -99,19 +101,6 @@ def test_pixels_are_picked_of_a_padded_image():
     )
 
 
-class Types(TorchDispatchMode):
-    """Keeps the weight's columns, the input's channels and type of every convolution forward."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten.convolution.default:
-            self.seen.append((args[1].shape[3], args[0].shape[1], args[0].dtype))
-        return function(*args, **kwargs or {})
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("size", [(16, 15), (17, 15), (3, 14)])
 def test_long_rows_over_few_channels_are_not_made_in_16_bits(size, dtype):
@@ -119,11 +108,12 @@ def test_long_rows_over_few_channels_are_not_made_in_16_bits(size, dtype):
     problem = Problem((channels,) * 3, (4, 46), (3, taps), padding=(1, 0), groups=(channels,) * 2)
     tensors = reference.tensors(problem, dtype, grad=True)
     with conv.backend("torch"):
-        with torch.autocast("cpu", dtype), Types() as types:
+        with torch.autocast("cpu", dtype), Recorder(FORWARD) as recorder:
             output = by_function(problem, tensors)
         assert torch.equal(by_op(problem, tensors), output)
     row_type = torch.float32 if size == (16, 15) else dtype
-    assert types.seen == [(taps, channels, row_type), (1, channels, dtype)]
+    found = [(args[1].shape[3], args[0].shape[1], args[0].dtype) for args in recorder.seen]
+    assert found == [(taps, channels, row_type), (1, channels, dtype)]
     exact = reference.torch_pair(problem, *(tensor.detach().double() for tensor in tensors))
     error = (output.double() - exact).abs().max()
     assert output.dtype == dtype

@@ -166,13 +166,16 @@ class Machine:
         targets = np.array([self.kernel.labels[n] for n in self.kernel.tables[ins.operands[1]]])
         self._counter[mask] = targets[index[mask]]
 
+    def require_whole_warps(self, ins: Instruction, mask: Array) -> None:
+        if not (self.lanes.in_whole_warps(mask) == mask).all():
+            raise Fault(f"a part of a warp takes part in a warp's instruction: {ins.text}")
+
     def _barrier(self, ins: Instruction, mask: Array) -> None:
         if ins.parts[:3] == ("bar", "warp", "sync"):
             members = np.broadcast_to(self.lanes.read(ins.operands[0], "u32"), mask.shape)[mask]
             if (members != 0xFFFFFFFF).any():
                 raise Unsupported(f"a part of a warp: {ins.text}")
-            if not (self.lanes.in_whole_warps(mask) == mask).all():
-                raise Fault(f"a part of a warp takes part in a warp's instruction: {ins.text}")
+            self.require_whole_warps(ins, mask)
             self.shared.warp_epoch[mask] += 1
             return
         if ins.parts not in (("bar", "sync"), ("barrier", "sync")) or ins.operands != ("0",):

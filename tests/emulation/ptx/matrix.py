@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from emulation.machine import Fault
-
 from .lanes import vector
 from .opcodes import opcode
 from .parse import Instruction, Unsupported
@@ -18,10 +16,8 @@ def whole_warps(machine, ins: Instruction, mask: Array) -> Array:
     """Which warps take part, all of their lanes together."""
     if machine.lanes.threads % 32:
         raise Unsupported(f"a block of {machine.lanes.threads} threads: {ins.text}")
-    warps = mask.reshape(-1, 32)
-    if not (warps.all(1) == warps.any(1)).all():
-        raise Fault(f"a part of a warp takes part in a warp's instruction: {ins.text}")
-    return warps.all(1)
+    machine.require_whole_warps(ins, mask)
+    return mask.reshape(-1, 32).all(1)
 
 
 @opcode("ldmatrix")
